@@ -1,0 +1,21 @@
+"""Strict surroundings for every test: simulated devices, no silent promotion, warnings are errors (pytest.ini)."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("NPROC", "16")  # with fewer, simulated devices can deadlock on a small machine
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drop_compiled_programs():
+    """Programs of one module are no use to the next; dropping them keeps memory flat over the whole suite."""
+    yield
+    jax.clear_caches()
