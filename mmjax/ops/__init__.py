@@ -1,0 +1,1 @@
+"""Floor 1: pure functions on arrays: attention, masks, rotary positions, norms, losses, FLOP counts."""
