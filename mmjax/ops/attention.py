@@ -98,9 +98,7 @@ def _xla(query, key, value, mask, scale, softcap, alibi_slopes):
     if not mask.sees_all:
         weights = jnp.where(grid, weights, 0)
     total = jnp.einsum("bgrts->btgr", weights)[..., None]
-    mixed = jnp.einsum(
-        "bgrts,bsgk->btgrk", weights.astype(value.dtype), value, preferred_element_type=wide
-    )
+    mixed = jnp.einsum("bgrts,bsgk->btgrk", weights.astype(value.dtype), value, preferred_element_type=wide)
     output = mixed / jnp.where(total == 0, 1, total)
     return output.reshape(batch, queries, heads, value.shape[-1]).astype(value.dtype)
 
