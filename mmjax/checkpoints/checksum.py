@@ -1,0 +1,77 @@
+"""Checksums of arrays, computed where the arrays are and independent of how they are sharded.
+
+The checksum of an array is a sum, modulo 2^32, over its words of mix(word, position). For a fixed
+position the mix is a bijection of the word, so a change of any single word always changes the sum; and
+since addition modulo 2^32 has no order, every sharding of the same array gives the same sum. Two
+lanes with different mixes make 64 bits, against changes of several words that would cancel in one. The
+mixing steps are those of MurmurHash3's 32-bit finaliser.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mmjax.core.arrays import Array, Int, Shaped
+
+_WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+
+
+def start_checksums(leaves: Mapping[str, Shaped[Array, "..."]]) -> dict[str, Int[Array, "2"]]:
+    """Starts the checksums of all leaves on their devices and returns without waiting for them.
+
+    The programs are queued before whatever the caller runs next, so the arrays may be donated right
+    after. Leaves on different sets of devices are allowed. See `finish_checksums` for the values.
+    """
+    groups: dict[frozenset, dict[str, Array]] = {}
+    for name, leaf in leaves.items():
+        groups.setdefault(frozenset(leaf.sharding.device_set), {})[name] = leaf
+    started = {}
+    for group in groups.values():
+        started.update(_checksum_all(group))
+    return started
+
+
+def finish_checksums(started: Mapping[str, Int[Array, "2"]]) -> dict[str, str]:
+    """Waits for `start_checksums` and returns 16 hexadecimal digits a leaf."""
+    return {name: f"{int(first):08x}{int(second):08x}" for name, (first, second) in jax.device_get(started).items()}
+
+
+@jax.jit
+def _checksum_all(leaves):
+    return {name: _checksum(leaf) for name, leaf in leaves.items()}
+
+
+def _checksum(array):
+    words = _as_words(array)
+    keys = _positions(words.shape) * np.uint32(0x9E3779B1) + np.uint32(0x7F4A7C15)
+    first = _mix(words ^ keys)
+    second = _mix(first ^ np.uint32(0x2545F491))
+    return jnp.stack([jnp.sum(lane, dtype=jnp.uint32) for lane in (first, second)])
+
+
+def _as_words(array):
+    """The array's bits as uint32, one word an element or two where an element has 64 bits."""
+    if array.dtype == jnp.bool_:
+        array = array.astype(jnp.uint8)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        array = jnp.stack([array.real, array.imag], axis=-1)
+    return lax.bitcast_convert_type(array, _WORDS[array.dtype.itemsize]).astype(jnp.uint32)
+
+
+def _positions(shape):
+    """Row-major position of every element, modulo 2^32."""
+    positions = jnp.zeros(shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        positions += lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride % 2**32)
+        stride *= shape[axis]
+    return positions
+
+
+def _mix(words):
+    words = (words ^ (words >> 16)) * np.uint32(0x85EBCA6B)
+    words = (words ^ (words >> 13)) * np.uint32(0xC2B2AE35)
+    return words ^ (words >> 16)
