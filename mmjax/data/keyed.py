@@ -1,0 +1,111 @@
+"""Random numbers that are functions of a key: no state, the same on every machine, process and library version."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import MutableSequence, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from mmjax.core.arrays import Int
+
+T = TypeVar("T")
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def key_of(*parts: int | str) -> int:
+    """A 64-bit key from names and numbers."""
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
+
+
+def fold(key: int, *numbers: int) -> int:
+    """A new key from a key and numbers below 2^64."""
+    for number in numbers:
+        key = _mix((key + _GOLDEN) & _MASK) ^ _mix((int(number) * _GOLDEN + 0x632BE59BD9B4E019) & _MASK)
+    return _mix(key)
+
+
+def shuffled(key: int, count: int) -> Int[np.ndarray, "count"]:  # noqa: F821
+    """A permutation of 0..count-1, whole."""
+    bits = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
+    return np.argsort(_mix(bits), kind="stable")
+
+
+class Dice:
+    """A sequence of draws from one key."""
+
+    def __init__(self, key: int):
+        self._state = key
+
+    def below(self, bound: int) -> int:
+        """A whole number in 0..bound-1."""
+        self._state = (self._state + _GOLDEN) & _MASK
+        return (_mix(self._state) * bound) >> 64
+
+    def uniform(self) -> float:
+        """A number in [0, 1)."""
+        return self.below(1 << 53) / (1 << 53)
+
+    def choice(self, items: Sequence[T]) -> T:
+        return items[self.below(len(items))]
+
+    def sample(self, items: Sequence[T], count: int) -> list[T]:
+        """`count` different items, in random order."""
+        pool = list(items)
+        for place in range(count):
+            other = place + self.below(len(pool) - place)
+            pool[place], pool[other] = pool[other], pool[place]
+        return pool[:count]
+
+    def shuffle(self, items: MutableSequence) -> None:
+        for place in range(len(items) - 1, 0, -1):
+            other = self.below(place + 1)
+            items[place], items[other] = items[other], items[place]
+
+
+class KeyedPermutation:
+    """A permutation of 0..count-1 evaluated one number at a time, in O(1) time and memory.
+
+    A Feistel network over the next power of two, walked until it lands inside (Black and Rogaway, 2002, "Ciphers
+    with arbitrary finite domains"); at most two steps on average.
+    """
+
+    _ROUNDS = 6
+
+    def __init__(self, key: int, count: int):
+        self._count = count
+        bits = max(2, (count - 1).bit_length())
+        self._low = bits // 2
+        self._high = bits - self._low
+        self._keys = [fold(key, number) for number in range(self._ROUNDS)]
+
+    def __call__(self, number: int) -> int:
+        if not 0 <= number < self._count:
+            raise IndexError(f"{number} is outside 0..{self._count - 1}")
+        number = self._network(number)
+        while number >= self._count:
+            number = self._network(number)
+        return number
+
+    def _network(self, number):
+        left_bits, right_bits = self._high, self._low
+        for key in self._keys:
+            left, right = number >> right_bits, number & ((1 << right_bits) - 1)
+            left ^= _mix(key ^ right) & ((1 << left_bits) - 1)
+            number = (right << left_bits) | left
+            left_bits, right_bits = right_bits, left_bits
+        return number
+
+
+def _mix(bits):
+    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014), over an int or a uint64 array."""
+    if isinstance(bits, int):
+        bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & _MASK
+        return bits ^ (bits >> 31)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))

@@ -1,0 +1,128 @@
+"""The handwritten-digit scans that come with scikit-learn, as pictures: 1,797 scans of 8x8 grey levels 0..16.
+
+The last fifth of the file is probably by other writers (the UCI set's test writers), hence two ways to hold out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from mmjax.core.arrays import Int, UInt8
+from mmjax.core.errors import ConfigError
+from mmjax.data.keyed import Dice, key_of, shuffled
+
+SIDE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class ScansConfig:
+    """Which scans, and how they become pictures.
+
+    holdout: "random" holds a fifth out at random (by `split_seed`), "tail" the last fifth of the file.
+    classes: the digits that may appear. rotation: degrees counter-clockwise, a multiple of 90.
+    sizes: the digit's sides as shares of the picture's side, one drawn for each picture.
+    shift: the largest shift, in pixels of the 8x8 scan. Pictures of the test split are not shifted.
+    """
+
+    split: Literal["train", "test"] = "train"
+    holdout: Literal["random", "tail"] = "random"
+    split_seed: int = 0
+    classes: tuple[int, ...] = tuple(range(10))
+    rotation: Literal[0, 90, 180, 270] = 0
+    sizes: tuple[float, ...] = (0.8, 0.9, 1.0)
+    shift: float = 1.0
+
+    def __post_init__(self):
+        if not self.classes or any(not 0 <= digit <= 9 for digit in self.classes):
+            raise ConfigError(f"classes must be digits from 0 to 9, not {self.classes}")
+        if len(set(self.classes)) != len(self.classes):
+            raise ConfigError(f"classes names a digit twice: {self.classes}")
+        if not self.sizes or any(not 0.0 < size <= 1.0 for size in self.sizes):
+            raise ConfigError(f"sizes must be shares of the picture between 0 and 1, not {self.sizes}")
+        if not 0.0 <= self.shift <= SIDE / 2:
+            raise ConfigError(f"shift must be between 0 and {SIDE / 2}, not {self.shift}")
+
+
+class Scans:
+    """The scans of one split and choice of classes, upscaled once to each size that is drawn."""
+
+    def __init__(self, config: ScansConfig, image_size: int):
+        self._config = config
+        self._size = image_size
+        levels, labels = _load()
+        chosen = _split(len(labels), config)
+        chosen = chosen[np.isin(labels[chosen], config.classes)]
+        self.labels: Int[np.ndarray, "S"] = labels[chosen]  # noqa: F821
+        self.of_class = {digit: np.flatnonzero(self.labels == digit).tolist() for digit in config.classes}
+        self._levels = levels[chosen]
+        self._whole = [self._upscaled(max(1, round(share * image_size))) for share in config.sizes]
+        self._shift = config.shift if config.split == "train" else 0.0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def picture(self, scan: int, key: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Scan `scan` on a black canvas; `key` decides its size and shift."""
+        canvas = np.zeros((self._size, self._size, 3), np.uint8)
+        dice = Dice(key)
+        digits = dice.choice(self._whole)
+        _paste(canvas, digits[scan], *self._offset(dice, digits.shape[1], self._size))
+        return canvas
+
+    def scene(self, placed: tuple[tuple[int, int, int], ...], key: int) -> UInt8[np.ndarray, "h w 3"]:
+        """A canvas of 2x2 cells with scans in some of them: `placed` holds (scan, row, column)."""
+        canvas = np.zeros((self._size, self._size, 3), np.uint8)
+        dice = Dice(key)
+        cell = self._size // 2
+        for scan, row, column in placed:
+            digits = dice.choice(self._cells)
+            part = canvas[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]
+            _paste(part, digits[scan], *self._offset(dice, digits.shape[1], cell))
+        return canvas
+
+    @functools.cached_property
+    def _cells(self):
+        return [self._upscaled(max(1, round(share * (self._size // 2)))) for share in self._config.sizes]
+
+    def _offset(self, dice, side, room):
+        reach = round(self._shift * side / SIDE)
+        middle = (room - side) // 2
+        if not reach:
+            return middle, middle
+        return middle + dice.below(2 * reach + 1) - reach, middle + dice.below(2 * reach + 1) - reach
+
+    def _upscaled(self, side):
+        turned = np.rot90(self._levels, self._config.rotation // 90, axes=(1, 2))
+        grey = np.ascontiguousarray((turned * (255.0 / 16.0)).round().astype(np.uint8))
+        pictures = [Image.fromarray(scan).resize((side, side), Image.Resampling.BICUBIC) for scan in grey]
+        return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def _paste(canvas, digit, top, left):
+    """Draws a grey digit with its corner at (top, left); what lies outside the canvas is cut off."""
+    height, width = canvas.shape[:2]
+    rows, columns = digit.shape
+    up, down = max(0, -top), min(rows, height - top)
+    start, stop = max(0, -left), min(columns, width - left)
+    canvas[top + up : top + down, left + start : left + stop] = digit[up:down, start:stop, None]
+
+
+@functools.lru_cache(maxsize=1)
+def _load():
+    from sklearn.datasets import load_digits  # here: it costs a second that runs on other data need not pay
+
+    digits = load_digits()
+    return digits.images, digits.target.astype(np.int64)
+
+
+def _split(count, config):
+    order = np.arange(count)
+    if config.holdout == "random":
+        order = shuffled(key_of("digits", config.split_seed), count)
+    held_out = count // 5
+    return np.sort(order[count - held_out :] if config.split == "test" else order[: count - held_out])

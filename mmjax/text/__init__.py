@@ -1,0 +1,1 @@
+"""Floor 1: tokenizers, and prompts built from segments."""

@@ -1,0 +1,181 @@
+"""Text <-> token ids: bytes, any `tokenizer.json`, or a SentencePiece model.
+
+Text that spells a special token ("<image>") is never taken for one: special tokens are placed by the prompt
+alone, from its segments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, Protocol
+
+import sentencepiece
+import tokenizers
+
+from mmjax.core.config import nearest
+from mmjax.core.errors import ConfigError
+
+SPECIAL_NAMES = ("pad", "bos", "eos", "image", "end_of_chunk")
+
+_SPELLINGS = {
+    "pad": ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>"),
+    "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]"),
+    "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "[SEP]"),
+    "image": ("<image>", "<|image|>", "<|image_pad|>", "<image_soft_token>"),
+    "end_of_chunk": ("<|endofchunk|>", "<end_of_chunk>"),
+}
+
+
+class Tokenizer(Protocol):
+    """What the rest of the house asks of a tokenizer.
+
+    `special` gives the ids of `SPECIAL_NAMES`; `vocab_size` counts them too. `encode` adds no special token;
+    `decode` leaves special tokens out.
+    """
+
+    vocab_size: int
+    special: Mapping[str, int]
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """`path`: the file of a `tokenizer_json` or `sentencepiece` tokenizer.
+
+    `special` says how the vocabulary spells a special token, e.g. `{"image": "<|image|>"}`; the usual spellings
+    are found without it, and what a vocabulary lacks is appended after it.
+    """
+
+    kind: Literal["byte", "tokenizer_json", "sentencepiece"] = "byte"
+    path: str = ""
+    special: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def make_tokenizer(config: TokenizerConfig) -> Tokenizer:
+    """Raises ConfigError for a missing or unreadable file and for spellings that are not in the vocabulary."""
+    for name in config.special:
+        if name not in SPECIAL_NAMES:
+            raise ConfigError(f"tokenizer.special.{name} is not a special token{nearest(name, SPECIAL_NAMES)}")
+    if config.kind == "byte":
+        if config.path or config.special:
+            raise ConfigError("the byte tokenizer has no file and fixed special tokens: leave path and special empty")
+        return ByteTokenizer()
+    if not os.path.isfile(config.path):
+        raise ConfigError(f"tokenizer.path: there is no file {config.path!r}")
+    kinds = {"tokenizer_json": HuggingFaceTokenizer, "sentencepiece": SentencePieceTokenizer}
+    return kinds[config.kind](config.path, config.special)
+
+
+class ByteTokenizer:
+    """UTF-8 bytes: ids 0-4 are the special tokens, byte b is 5 + b. Bytes that are not UTF-8 decode to U+FFFD."""
+
+    def __init__(self):
+        self.special = {name: number for number, name in enumerate(SPECIAL_NAMES)}
+        self.vocab_size = len(SPECIAL_NAMES) + 256
+
+    def encode(self, text: str) -> list[int]:
+        return [byte + 5 for byte in text.encode("utf-8")]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return bytes(number - 5 for number in map(int, ids) if 5 <= number < 261).decode("utf-8", errors="replace")
+
+
+class HuggingFaceTokenizer:
+    """Any `tokenizer.json`, by the `tokenizers` library; its own templates, padding and truncation are switched off."""
+
+    def __init__(self, path: str, special: Mapping[str, str] | None = None):
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(path)
+        except Exception as error:  # the library raises bare Exception
+            raise ConfigError(f"{path} is not a tokenizer.json: {error}") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = True
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        size = max(vocabulary.values()) + 1
+        self.special, self.vocab_size = _special_ids(vocabulary, size, special or {}, path)
+        # Tokens added without the special flag are matched in ordinary text all the same.
+        self._cut = _cutter(token.content for token in self._tokenizer.get_added_tokens_decoder().values())
+        self._base_size = size
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._encode(text))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        hidden = set(self.special.values())
+        kept = [number for number in map(int, ids) if number < self._base_size and number not in hidden]
+        return self._tokenizer.decode(kept, skip_special_tokens=True)
+
+    @functools.lru_cache(maxsize=4096)  # noqa: B019  (tokenizers live as long as the program)
+    def _encode(self, text: str) -> tuple[int, ...]:
+        pieces = self._cut(text)
+        return tuple(i for piece in pieces for i in self._tokenizer.encode(piece, add_special_tokens=False).ids)
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece `.model`. No space is added before a text: a segment means what it spells."""
+
+    def __init__(self, path: str, special: Mapping[str, str] | None = None):
+        self._model = sentencepiece.SentencePieceProcessor()
+        try:
+            self._model.load(path)
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"{path} is not a SentencePiece model: {error}") from None
+        self._model.override_normalizer_spec(add_dummy_prefix=False, remove_extra_whitespaces=False)
+        size = self._model.get_piece_size()
+        vocabulary = {self._model.id_to_piece(number): number for number in range(size)}
+        self.special, self.vocab_size = _special_ids(vocabulary, size, special or {}, path)
+        self._cut = _cutter(self._model.id_to_piece(number) for number in self.special.values() if number < size)
+        self._base_size = size
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._encode(text))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        hidden = set(self.special.values())
+        kept = [number for number in map(int, ids) if number < self._base_size and number not in hidden]
+        return self._model.decode(kept)
+
+    @functools.lru_cache(maxsize=4096)  # noqa: B019  (tokenizers live as long as the program)
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(number for piece in self._cut(text) for number in self._model.encode(piece))
+
+
+def _special_ids(
+    vocabulary: Mapping[str, int], size: int, spelled: Mapping[str, str], path: str
+) -> tuple[dict[str, int], int]:
+    """Ids of the special tokens, and the vocabulary's size with those appended that it lacks."""
+    ids = {}
+    for name in SPECIAL_NAMES:
+        if name in spelled:
+            if spelled[name] not in vocabulary:
+                raise ConfigError(f"tokenizer.special.{name}: {path} has no token {spelled[name]!r}")
+            ids[name] = vocabulary[spelled[name]]
+            continue
+        found = [vocabulary[spelling] for spelling in _SPELLINGS[name] if spelling in vocabulary]
+        if found:
+            ids[name] = found[0]
+        else:
+            ids[name], size = size, size + 1
+    return ids, size
+
+
+def _cutter(spellings: Iterable[str]):
+    """A function that cuts a text inside each spelling of a token, so that the spelling stays ordinary text."""
+    spellings = sorted({spelling for spelling in spellings if len(spelling) > 1}, key=len, reverse=True)
+    if not spellings:
+        return lambda text: (text,)
+    pattern = re.compile("|".join(map(re.escape, spellings)))
+
+    def cut(text: str) -> Sequence[str]:
+        starts = [0, *(match.start() + 1 for match in pattern.finditer(text)), len(text)]
+        return [text[a:b] for a, b in zip(starts, starts[1:], strict=False) if a < b]
+
+    return cut
