@@ -1,0 +1,1 @@
+"""Between an encoder and a decoder: the Perceiver resampler."""

@@ -1,0 +1,1 @@
+"""The decoder language model: one module, a specification, and a table of sizes."""

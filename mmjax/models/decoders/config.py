@@ -1,0 +1,108 @@
+"""What distinguishes one decoder language model from another."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+from mmjax.core.errors import ConfigError
+from mmjax.layers.attention import AttentionConfig
+from mmjax.layers.mlp import Activation
+from mmjax.ops.rope import RopeScaling
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """The specification of a decoder.
+
+    norm_position: "pre" (most), "post" (after the residual sum, the first transformers), or "sandwich" (before and
+      after each sublayer, Gemma-2 and 3).
+    norm_offset: added to the RMS scale (1 in Gemma).
+    positions: "rotary", "learned" (table of `max_length` + `position_offset` rows), "alibi", or "none".
+    rope_local_base: base of the layers that have a window (Gemma-3), without scaling; None: `rope_base`.
+    rope_fraction: share of the head width that is rotated (GPT-NeoX).
+    windows: sliding windows in tokens, cycled over the layers; None: the whole past.
+    qk_norm: see `AttentionConfig`.  attention_scale: None is head_width ** -0.5.
+    embedding_scale: embeddings are multiplied by sqrt(width) (Gemma).
+    parallel_residual: attention and feed-forward read the same input (GPT-NeoX).
+    remat: what the backward pass computes again: "none", "dots" (all but matrix products with weights), "full".
+    """
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    head_width: int
+    mlp_width: int
+    kv_heads: int | None = None
+    norm: Literal["rms", "layer"] = "rms"
+    norm_eps: float = 1e-6
+    norm_offset: float = 0.0
+    norm_bias: bool = True
+    norm_position: Literal["pre", "post", "sandwich"] = "pre"
+    activation: Activation = "silu"
+    mlp_gated: bool = True
+    mlp_bias: bool = False
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: Literal["none", "head", "full"] = "none"
+    qk_norm_kind: Literal["rms", "layer"] = "rms"
+    attention_scale: float | None = None
+    attention_softcap: float | None = None
+    logits_softcap: float | None = None
+    positions: Literal["rotary", "learned", "alibi", "none"] = "rotary"
+    max_length: int = 0
+    position_offset: int = 0
+    rope_base: float = 10_000.0
+    rope_local_base: float | None = None
+    rope_scaling: RopeScaling | None = None
+    rope_fraction: float = 1.0
+    windows: tuple[int | None, ...] = (None,)
+    tied_embeddings: bool = True
+    embedding_scale: bool = False
+    parallel_residual: bool = False
+    remat: Literal["none", "dots", "full"] = "none"
+
+    def __post_init__(self):
+        if self.positions == "learned" and self.max_length < 1:
+            raise ConfigError("learned positions need max_length, the number of rows of their table")
+        if self.parallel_residual and self.norm_position != "pre":
+            raise ConfigError(f"parallel_residual goes with norm_position 'pre', not {self.norm_position!r}")
+        if not self.windows:
+            raise ConfigError("windows must name at least one layer; (None,) is full attention everywhere")
+
+    @property
+    def attention(self) -> AttentionConfig:
+        """The self-attention of every layer."""
+        return AttentionConfig(
+            heads=self.heads,
+            head_width=self.head_width,
+            kv_heads=self.kv_heads,
+            qkv_bias=self.qkv_bias,
+            out_bias=self.out_bias,
+            qk_norm=self.qk_norm,
+            qk_norm_kind=self.qk_norm_kind,
+            norm_eps=self.norm_eps,
+            norm_offset=self.norm_offset,
+            scale=self.attention_scale,
+            softcap=self.attention_softcap,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthPlan:
+    """How the layers are cut into equal superblocks (scanned) and a shorter tail."""
+
+    superblocks: int
+    layers_per_superblock: int
+    tail_layers: int
+
+
+def depth_plan(layers: int, windows: int, cross_every: int | None) -> DepthPlan:
+    """Superblocks hold a whole number of window cycles (`windows` long) and of cross-attention strides.
+
+    Where one such superblock is longer than the model, every layer is in the tail.
+    """
+    size = math.lcm(windows, cross_every or 1)
+    return DepthPlan(layers // size, size, layers % size)

@@ -1,0 +1,274 @@
+"""The vision transformer (Dosovitskiy et al. 2021) and its relatives: CLIP, SigLIP, DINOv2, as one module."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmjax.core.arrays import Array, Float
+from mmjax.core.errors import ConfigError, InputError
+from mmjax.layers.attention import Attention, AttentionConfig
+from mmjax.layers.linear import Linear, Norm, fan_in_normal
+from mmjax.layers.mlp import MLP, Activation
+from mmjax.ops.masks import AttentionMask
+from mmjax.parallel.sharding import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """The specification of a vision transformer.
+
+    image_size: the (square) size that the learned positions are for; other sizes are interpolated to.
+    stem: "patch" is one convolution of patch_size; "convolution" is `stem_layers` 3x3 convolutions of stride 2 (early
+      convolutions, Xiao et al. 2021), whose strides multiply to patch_size.
+    pre_norm_embeddings: a norm between the embeddings and the first layer (CLIP).
+    norm_position: "pre" or "post" the sublayers.
+    layer_scale: start of the per-channel factors on each sublayer's output (DINOv2); 0: none.
+    registers: extra learned tokens after the class token (Darcet et al. 2024), without positions.
+    pool: "class" token, "mean" of the patches, "map" (attention by one learned query, SigLIP), or "none".
+    feature_layer: which layer's output the features are; -1 the last (after the final norm), -2 the one before, as it is.
+    """
+
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    stem: Literal["patch", "convolution"] = "patch"
+    patch_bias: bool = True
+    class_token: bool = False
+    registers: int = 0
+    positions: Literal["learned", "sincos", "none"] = "learned"
+    class_position: bool = False
+    pre_norm_embeddings: bool = False
+    norm_position: Literal["pre", "post"] = "pre"
+    norm_eps: float = 1e-6
+    activation: Activation = "gelu"
+    mlp_gated: bool = False
+    bias: bool = True
+    layer_scale: float = 0.0
+    final_norm: bool = True
+    pool: Literal["class", "mean", "map", "none"] = "none"
+    feature_layer: int = -1
+    remat: Literal["none", "full"] = "none"
+
+    def __post_init__(self):
+        if self.image_size % self.patch_size:
+            raise ConfigError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
+        if self.width % self.heads:
+            raise ConfigError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        if self.pool == "class" and not self.class_token:
+            raise ConfigError("pool 'class' needs class_token True")
+        if self.class_position and not self.class_token:
+            raise ConfigError("class_position needs class_token True")
+        if self.stem == "convolution" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
+            raise ConfigError(f"a convolution stem needs a patch_size that is a power of two, not {self.patch_size}")
+        if not -self.layers <= self.feature_layer <= -1:
+            raise ConfigError(f"feature_layer must be from -{self.layers} to -1, not {self.feature_layer}")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side at `image_size`."""
+        return self.image_size // self.patch_size
+
+
+@flax.struct.dataclass
+class ViTOutput:
+    """`features` of the patches (without class token and registers) at `feature_layer`, and the `pooled` vector.
+
+    `tokens` are all of the last layer's outputs in order: class token, registers, patches. `hidden` are the outputs of
+    every layer, the embeddings first.
+    """
+
+    features: Float[Array, "B P D"]
+    pooled: Float[Array, "B D"] | None
+    tokens: Float[Array, "B S D"]
+    hidden: Float[Array, "L B S D"]
+
+
+def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
+    """Fixed 2-D sine-cosine positions [rows * columns, width] (MoCo v3, MAE): half for the column, half for the row."""
+    if width % 4:
+        raise ConfigError(f"sincos positions need a width that is a multiple of 4, not {width}")
+    frequencies = 10_000.0 ** -(np.arange(width // 4) / (width / 4))
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    parts = []
+    for coordinate in (column, row):
+        angles = coordinate.reshape(-1, 1) * frequencies[None, :]
+        parts += [np.sin(angles), np.cos(angles)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def resize_positions(table: Float[Array, "P D"], rows: int, columns: int) -> Float[Array, "Q D"]:
+    """Learned positions of a square grid, bicubically interpolated to another grid; exact where the grid is the same."""
+    side = math.isqrt(table.shape[0])
+    if (rows, columns) == (side, side):
+        return table
+    grid = table.reshape(side, side, -1)
+    resized = jax.image.resize(grid, (rows, columns, grid.shape[-1]), method="bicubic", antialias=False)
+    return resized.reshape(rows * columns, -1)
+
+
+class ViTBlock(nn.Module):
+    """Bidirectional self-attention and feed-forward, with optional LayerScale."""
+
+    config: ViTConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S D"]) -> tuple[Float[Array, "B S D"], Float[Array, "B S D"]]:
+        config = self.config
+        heads = AttentionConfig(
+            config.heads, config.width // config.heads, qkv_bias=config.bias, out_bias=config.bias
+        )
+        attend = Attention(heads, dtype=self.dtype, name="attention")
+        mlp = MLP(config.mlp_width, config.activation, config.mlp_gated, config.bias, self.dtype, name="mlp")
+
+        def attention(y):
+            return attend(y, y, mask=AttentionMask(causal=False))[0]
+
+        for name, sublayer in (("attention", attention), ("mlp", mlp)):
+            norm = Norm("layer", config.norm_eps, name=f"{name}_norm")
+            if config.norm_position == "pre":
+                x = x + self._layer_scale(f"{name}_scale", sublayer(norm(x)))
+            else:
+                x = norm(x + self._layer_scale(f"{name}_scale", sublayer(x)))
+        x = constrain(x, "batch", "patch", "embed")
+        return x, x
+
+    def _layer_scale(self, name, y):
+        if not self.config.layer_scale:
+            return y
+        init = nn.with_logical_partitioning(nn.initializers.constant(self.config.layer_scale), ("embed",))
+        scale = self.param(name, init, y.shape[-1:], jnp.float32).astype(y.dtype)
+        return y * scale[None, None, :]
+
+
+class AttentionPooling(nn.Module):
+    """Multi-head attention pooling by one learned query, then a residual feed-forward (Zhai et al. 2022; SigLIP)."""
+
+    config: ViTConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B D"]:
+        config = self.config
+        heads = AttentionConfig(config.heads, config.width // config.heads, qkv_bias=True, out_bias=True)
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed"))
+        probe = self.param("probe", init, (1, config.width), jnp.float32).astype(self.dtype)
+        probe = jnp.broadcast_to(probe[None], (x.shape[0], 1, config.width))
+        y, _ = Attention(heads, dtype=self.dtype, name="attention")(probe, x, mask=AttentionMask(causal=False))
+        z = Norm("layer", config.norm_eps, name="mlp_norm")(y)
+        y = y + MLP(config.mlp_width, config.activation, False, True, self.dtype, name="mlp")(z)
+        return y[:, 0]
+
+
+class ViT(nn.Module):
+    """Pictures, already normalised, to features of their patches."""
+
+    config: ViTConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B h w 3"]) -> ViTOutput:
+        """Raises: InputError where the picture's sides are not multiples of the patch."""
+        config = self.config
+        batch, height, width, _ = images.shape
+        if height % config.patch_size or width % config.patch_size:
+            raise InputError(
+                f"a picture of {height}x{width} does not divide into patches of {config.patch_size}; resize or pad it"
+            )
+        rows, columns = height // config.patch_size, width // config.patch_size
+        x = self._stem(images.astype(self.dtype)).reshape(batch, rows * columns, config.width)
+        x = self._with_positions(x, rows, columns)
+        if config.pre_norm_embeddings:
+            x = Norm("layer", config.norm_eps, name="embedding_norm")(x)
+        x = constrain(x, "batch", "patch", "embed")
+        block = nn.remat(ViTBlock, prevent_cse=False) if config.remat == "full" else ViTBlock
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=config.layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        embedded = x
+        x, outputs = layers(config, self.dtype, name="layers")(x)
+        hidden = jnp.concatenate([embedded[None], outputs], axis=0)
+        if config.final_norm:
+            x = Norm("layer", config.norm_eps, name="final_norm")(x)
+        before = int(config.class_token) + config.registers
+        features = x if config.feature_layer == -1 else hidden[config.feature_layer]
+        return ViTOutput(features[:, before:], self._pool(x, before), x, hidden)
+
+    def _stem(self, x):
+        config = self.config
+        if config.stem == "patch":
+            return self._convolution("patch", x, config.width, config.patch_size, config.patch_size)
+        steps = config.patch_size.bit_length() - 1
+        for step in range(steps):
+            channels = config.width // 2 ** (steps - 1 - step)
+            x = self._convolution(f"stem_{step}", x, channels, 3, 2)
+            if step < steps - 1:
+                x = jax.nn.gelu(x, approximate=True)
+        return x
+
+    def _convolution(self, name, x, channels, size, stride):
+        axes = (None, None, None, "embed")
+        init = nn.with_logical_partitioning(fan_in_normal(1.0, 3), axes)
+        kernel = self.param(f"{name}_kernel", init, (size, size, x.shape[-1], channels), jnp.float32)
+        kernel = kernel.astype(self.dtype)
+        if size == stride:
+            # Patches do not overlap, so the convolution is a matrix product, which is faster on every backend.
+            batch, height, width, depth = x.shape
+            x = x.reshape(batch, height // size, size, width // size, size, depth)
+            y = jnp.einsum("BhpwqC,pqCD->BhwD", x, kernel)
+        else:
+            y = jax.lax.conv_general_dilated(
+                x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        if self.config.patch_bias:
+            init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("embed",))
+            bias = self.param(f"{name}_bias", init, (channels,), jnp.float32).astype(self.dtype)
+            y = y + bias[None, None, None, :]
+        return y
+
+    def _table(self, name, rows, axes=(None, "embed")):
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), axes)
+        return self.param(name, init, (rows, self.config.width), jnp.float32)
+
+    def _with_positions(self, x, rows, columns):
+        config = self.config
+        if config.positions == "learned":
+            table = self._table("position_embedding", config.grid**2)
+            x = x + resize_positions(table, rows, columns)[None].astype(x.dtype)
+        elif config.positions == "sincos":
+            x = x + jnp.asarray(sincos_positions(rows, columns, config.width), x.dtype)[None]
+        before = []
+        if config.class_token:
+            token = self._table("class_token", 1)
+            if config.class_position:
+                token = token + self._table("class_position", 1)
+            before.append(token)
+        if config.registers:
+            before.append(self._table("registers", config.registers))
+        extra = [jnp.broadcast_to(t[None].astype(x.dtype), (x.shape[0], *t.shape)) for t in before]
+        return jnp.concatenate([*extra, x], axis=1)
+
+    def _pool(self, x, before):
+        config = self.config
+        if config.pool == "class":
+            return x[:, 0]
+        if config.pool == "mean":
+            return jnp.mean(x[:, before:], axis=1)
+        if config.pool == "map":
+            return AttentionPooling(config, self.dtype, name="pool")(x)
+        return None

@@ -1,0 +1,103 @@
+"""Flamingo (Alayrac et al. 2022): a vision transformer, a Perceiver resampler, and a decoder that looks at pictures
+through gated cross-attention. Interleaved images and text go in as packed rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mmjax.core.arrays import Array, Bool, Int, UInt8
+from mmjax.core.batch import Batch
+from mmjax.layers.linear import Linear
+from mmjax.models.connectors.resampler import Resampler, ResamplerConfig
+from mmjax.models.decoders.config import DecoderConfig
+from mmjax.models.decoders.decoder import Decoder, DecoderCache, DecoderOutput, Media
+from mmjax.models.encoders.vit import ViT, ViTConfig
+from mmjax.models.fusion.gated import GatedCrossAttentionConfig
+from mmjax.ops.images import normalize_images
+
+
+@dataclasses.dataclass(frozen=True)
+class FlamingoConfig:
+    """The parts of a Flamingo.
+
+    project_media: a linear map from the resampler's width to the decoder's before the cross-attention.
+    image_mean, image_std: per channel, of pixel values in [0, 1].
+    """
+
+    vision: ViTConfig
+    resampler: ResamplerConfig
+    decoder: DecoderConfig
+    cross: GatedCrossAttentionConfig
+    project_media: bool = False
+    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+# The parts that are counted and named apart: name -> pattern of parameter paths.
+PARTS = {
+    "vision": r"vision/.*",
+    "resampler": r"(resampler|media_projection)/.*",
+    "cross_attention": r"decoder/(layers|tail)/cross_\d+/.*",
+    "language": r"decoder/.*",
+}
+
+
+class Flamingo(nn.Module):
+    """Packed rows of interleaved images and text to hidden states."""
+
+    config: FlamingoConfig
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        config = self.config
+        self.vision = ViT(config.vision, self.dtype)
+        self.resampler = Resampler(config.resampler, self.dtype)
+        self.decoder = Decoder(config.decoder, config.cross, self.dtype)
+        if config.project_media:
+            self.media_projection = Linear((config.decoder.width,), ("embed",), (None,), dtype=self.dtype)
+
+    def __call__(self, batch: Batch) -> DecoderOutput:
+        """Hidden states of every position of the batch."""
+        media = self.encode(batch.images, batch.image_mask)
+        return self.decode(batch.tokens, batch.positions, batch.segment_ids, media, batch.media_index)
+
+    def encode(self, images: UInt8[Array, "B N *F h w 3"], image_mask: Bool[Array, "B N *F"]) -> Media:
+        """Looks at every picture once: `[B, N * R, D]`, of which the first R belong to image 1, and so on."""
+        if images.ndim == 5:
+            images, image_mask = images[:, :, None], image_mask[:, :, None]
+        batch, count, frames, *pixels = images.shape
+        flat = images.reshape(batch * count * frames, *pixels)
+        normalized = normalize_images(flat, self.config.image_mean, self.config.image_std, self.dtype)
+        features = self.vision(normalized).features
+        features = features.reshape(batch * count, frames, *features.shape[1:])
+        latents = self.resampler(features, image_mask.reshape(batch * count, frames))
+        if self.config.project_media:
+            latents = self.media_projection(latents)
+        latents = latents.reshape(batch, -1, latents.shape[-1])
+        numbers = jnp.arange(1, count + 1, dtype=jnp.int32)[None] * jnp.any(image_mask, axis=-1).astype(jnp.int32)
+        return Media(latents, jnp.repeat(numbers, self.config.resampler.latents, axis=1))
+
+    def decode(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+        media: Media,
+        media_index: Int[Array, "B T"],
+        cache: DecoderCache | None = None,
+        write_index: Int[Array, "B T"] | None = None,
+    ) -> DecoderOutput:
+        """The text, given what `encode` saw (or a cache that has its keys and values)."""
+        return self.decoder(
+            tokens,
+            positions,
+            segment_ids,
+            media=media,
+            media_index=media_index,
+            cache=cache,
+            write_index=write_index,
+        )

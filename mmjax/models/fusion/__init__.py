@@ -1,0 +1,1 @@
+"""How pictures meet text: gated cross-attention."""
