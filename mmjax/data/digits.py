@@ -59,7 +59,7 @@ class DigitsRead:
         dice = Dice(key)
         scans = [dice.below(len(self._scans)) for _ in range(dice.choice(self._config.shots))]
         scans.append(index % len(self._scans))
-        turns = [self._turn(scan, fold(key, epoch, place)) for place, scan in enumerate(scans)]
+        turns = [self._turn(scan, key, epoch, place) for place, scan in enumerate(scans)]
         candidates = tuple(map(str, self._config.classes))
         return Episode(f"{self.name}:{epoch}:{index}", tuple(turns[:-1]), turns[-1], candidates, "read")
 
@@ -67,7 +67,7 @@ class DigitsRead:
         episode = self.episode(index, epoch)
         return Example(episode.id, training_segments(episode, self._config.loss_on))
 
-    def _turn(self, scan, key):
+    def _turn(self, scan, *key):
         picture = Media((functools.partial(self._scans.picture, scan, key),))
         return Turn(picture, self._config.question, str(self._scans.labels[scan]))
 
@@ -123,11 +123,11 @@ class DigitsBind:
         shown = [
             (scan, word)
             for digit, word in zip(classes, words, strict=True)
-            for scan in dice.sample([scan for scan in scans.of_class[digit] if scan != query], shots)
+            for scan in _others(dice.sample(scans.of_class[digit], shots + 1), query, shots)
         ]
         dice.shuffle(shown)
         shown.append((query, words[0]))
-        turns = [self._turn(scan, word, fold(key, epoch, place)) for place, (scan, word) in enumerate(shown)]
+        turns = [self._turn(scan, word, key, epoch, place) for place, (scan, word) in enumerate(shown)]
         dice.shuffle(words)
         name = f"{ways}-way"
         return Episode(f"{self.name}:{epoch}:{index}", tuple(turns[:-1]), turns[-1], tuple(words), name)
@@ -136,9 +136,13 @@ class DigitsBind:
         episode = self.episode(index, epoch)
         return Example(episode.id, training_segments(episode, self._config.loss_on))
 
-    def _turn(self, scan, word, key):
+    def _turn(self, scan, word, *key):
         picture = Media((functools.partial(self._scans.picture, scan, key),))
         return Turn(picture, self._config.question, word)
+
+
+def _others(scans, query, count):
+    return [scan for scan in scans if scan != query][:count]
 
 
 SceneKind = Literal["all", "count", "sum", "largest", "smallest", "contains", "left", "right", "above", "below"]
@@ -188,7 +192,7 @@ class DigitsScene:
         dice = Dice(key)
         turns = []
         for place in range(dice.choice(self._config.shots) + 1):
-            asked, candidates, kind = self._ask(dice, fold(key, epoch, place))
+            asked, candidates, kind = self._ask(dice, key, epoch, place)
             turns += asked
         return Episode(f"{self.name}:{epoch}:{index}", tuple(turns[:-1]), turns[-1], candidates, kind)
 
@@ -196,7 +200,7 @@ class DigitsScene:
         episode = self.episode(index, epoch)
         return Example(episode.id, training_segments(episode, self._config.loss_on))
 
-    def _ask(self, dice, key):
+    def _ask(self, dice, *key):
         """The turns of one scene; scenes are drawn until every drawn kind of question can be asked of one."""
         kinds = dice.sample(self._config.kinds, self._config.questions)
         while True:

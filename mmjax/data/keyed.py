@@ -54,11 +54,13 @@ class Dice:
 
     def sample(self, items: Sequence[T], count: int) -> list[T]:
         """`count` different items, in random order."""
-        pool = list(items)
+        moved: dict[int, int] = {}  # a Fisher-Yates shuffle that keeps only the places it touched
+        taken = []
         for place in range(count):
-            other = place + self.below(len(pool) - place)
-            pool[place], pool[other] = pool[other], pool[place]
-        return pool[:count]
+            other = place + self.below(len(items) - place)
+            taken.append(items[moved.get(other, other)])
+            moved[other] = moved.get(place, place)
+        return taken
 
     def shuffle(self, items: MutableSequence) -> None:
         for place in range(len(items) - 1, 0, -1):

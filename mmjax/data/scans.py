@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 from mmjax.core.arrays import Int, UInt8
 from mmjax.core.errors import ConfigError
-from mmjax.data.keyed import Dice, key_of, shuffled
+from mmjax.data.keyed import Dice, fold, key_of, shuffled
 
 SIDE = 8
 
@@ -66,18 +67,18 @@ class Scans:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def picture(self, scan: int, key: int) -> UInt8[np.ndarray, "h w 3"]:
+    def picture(self, scan: int, key: Sequence[int]) -> UInt8[np.ndarray, "h w 3"]:
         """Scan `scan` on a black canvas; `key` decides its size and shift."""
         canvas = np.zeros((self._size, self._size, 3), np.uint8)
-        dice = Dice(key)
+        dice = Dice(fold(*key))
         digits = dice.choice(self._whole)
         _paste(canvas, digits[scan], *self._offset(dice, digits.shape[1], self._size))
         return canvas
 
-    def scene(self, placed: tuple[tuple[int, int, int], ...], key: int) -> UInt8[np.ndarray, "h w 3"]:
+    def scene(self, placed: Sequence[tuple[int, int, int]], key: Sequence[int]) -> UInt8[np.ndarray, "h w 3"]:
         """A canvas of 2x2 cells with scans in some of them: `placed` holds (scan, row, column)."""
         canvas = np.zeros((self._size, self._size, 3), np.uint8)
-        dice = Dice(key)
+        dice = Dice(fold(*key))
         cell = self._size // 2
         for scan, row, column in placed:
             digits = dice.choice(self._cells)
