@@ -40,7 +40,8 @@ class FlamingoConfig:
 # The parts that are counted and named apart: name -> pattern of parameter paths.
 PARTS = {
     "vision": r"vision/.*",
-    "resampler": r"(resampler|media_projection)/.*",
+    "resampler": r"resampler/.*",
+    "media_projection": r"media_projection/.*",
     "cross_attention": r"decoder/(layers|tail)/cross_\d+/.*",
     "language": r"decoder/.*",
 }

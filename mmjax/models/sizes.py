@@ -33,6 +33,6 @@ def _flamingo(decoder: str, every: int) -> FlamingoConfig:
 
 FLAMINGO: dict[str, FlamingoConfig] = {
     "flamingo-3b": _flamingo("chinchilla-1.4b", 1),
-    "flamingo-9b": _flamingo("chinchilla-7.1b", 4),
+    "flamingo-9b": _flamingo("chinchilla-6.8b", 4),
     "flamingo-80b": _flamingo("chinchilla-70b", 7),
 }

@@ -106,7 +106,7 @@ class Resampler(nn.Module):
         )
         layers = nn.scan(
             ResamplerLayer,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "attention": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast),
             length=config.layers,

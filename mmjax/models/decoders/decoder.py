@@ -246,7 +246,7 @@ class Decoder(nn.Module):
         if plan.superblocks:
             scanned = nn.scan(
                 block,
-                variable_axes={"params": 0},
+                variable_axes={"params": 0, "attention": 0},
                 split_rngs={"params": True},
                 in_axes=(0, nn.broadcast),
                 out_axes=0,

@@ -214,6 +214,6 @@ SIZES: dict[str, DecoderConfig] = {
     "mpt-1b": _mpt(50_432, 2048, 24, 16, qk_norm="full", qk_norm_kind="layer"),
     "mpt-7b": _mpt(50_432, 4096, 32, 32),
     "chinchilla-1.4b": _chinchilla(2048, 24, 16),
-    "chinchilla-7.1b": _chinchilla(3584, 40, 28),
+    "chinchilla-6.8b": _chinchilla(3584, 40, 28),
     "chinchilla-70b": _chinchilla(8192, 80, 64),
 }

@@ -195,7 +195,7 @@ class ViT(nn.Module):
         block = nn.remat(ViTBlock, prevent_cse=False) if config.remat == "full" else ViTBlock
         layers = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "attention": 0},
             split_rngs={"params": True},
             length=config.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
