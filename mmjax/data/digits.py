@@ -106,6 +106,9 @@ class DigitsBind:
         self._config = config
         self._key = key_of(seed, name)
         self._scans = Scans(config, image_size)
+        fewest = min(map(len, self._scans.of_class.values()))
+        if max(config.shots) >= fewest:
+            raise ConfigError(f"{name}: a class has {fewest} scans, too few for {max(config.shots)} shots and a query")
 
     def __len__(self) -> int:
         return self._config.count

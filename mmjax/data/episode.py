@@ -21,7 +21,8 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """`demonstrations` come first, `query` is to be answered; `candidates` are the answers to rank.
+    """`demonstrations` come first, `query` is to be answered; `candidates` are the answers to rank,
+    empty where there are too many to list.
 
     `kind` is the question's kind, for scores by kind.
     """

@@ -122,8 +122,8 @@ def _load():
 
 
 def _split(count, config):
-    order = np.arange(count)
-    if config.holdout == "random":
-        order = shuffled(key_of("digits", config.split_seed), count)
+    """The numbers of the split's scans, mixed, so that its first n are a fair sample of it."""
+    mixed = shuffled(key_of("digits", config.split_seed), count)
     held_out = count // 5
-    return np.sort(order[count - held_out :] if config.split == "test" else order[: count - held_out])
+    last = mixed >= count - held_out if config.holdout == "tail" else np.arange(count) >= count - held_out
+    return mixed[last] if config.split == "test" else mixed[~last]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol
@@ -18,6 +19,10 @@ import tokenizers
 
 from mmjax.core.config import nearest
 from mmjax.core.errors import ConfigError
+
+# Appended to a serialized ModelProto: protobuf merges it into the model's normalizer_spec (field 3), where it switches
+# add_dummy_prefix (field 3) and remove_extra_whitespaces (field 4) off.
+_NO_DUMMY_PREFIX = bytes([0x1A, 4, 0x18, 0, 0x20, 0])
 
 SPECIAL_NAMES = ("pad", "bos", "eos", "image", "end_of_chunk")
 
@@ -125,10 +130,9 @@ class SentencePieceTokenizer:
     def __init__(self, path: str, special: Mapping[str, str] | None = None):
         self._model = sentencepiece.SentencePieceProcessor()
         try:
-            self._model.load(path)
+            self._model.load_from_serialized_proto(pathlib.Path(path).read_bytes() + _NO_DUMMY_PREFIX)
         except (OSError, RuntimeError) as error:
             raise ConfigError(f"{path} is not a SentencePiece model: {error}") from None
-        self._model.override_normalizer_spec(add_dummy_prefix=False, remove_extra_whitespaces=False)
         size = self._model.get_piece_size()
         vocabulary = {self._model.id_to_piece(number): number for number in range(size)}
         self.special, self.vocab_size = _special_ids(vocabulary, size, special or {}, path)
