@@ -84,7 +84,7 @@ def best_fit_decreasing(
     Every example must fit a row by itself.
     """
     tokens, media = lengths.tokens[indices], lengths.images[indices]
-    order = np.lexsort((indices, -media, -tokens))
+    order = np.lexsort((-media, -tokens))  # stable: equals stay in the window's mixed order
     least_tokens, least_media = int(tokens.min()), int(media.min())
     rows: list[list[int]] = []
     free: list[tuple[int, int, int]] = []  # (tokens, images, row) still free, sorted

@@ -98,10 +98,10 @@ class Scans:
         return middle + dice.below(2 * reach + 1) - reach, middle + dice.below(2 * reach + 1) - reach
 
     def _upscaled(self, side):
-        turned = np.rot90(self._levels, self._config.rotation // 90, axes=(1, 2))
-        grey = np.ascontiguousarray((turned * (255.0 / 16.0)).round().astype(np.uint8))
+        grey = (self._levels * (255.0 / 16.0)).round().astype(np.uint8)
         pictures = [Image.fromarray(scan).resize((side, side), Image.Resampling.BICUBIC) for scan in grey]
-        return np.stack([np.asarray(picture) for picture in pictures])
+        stacked = np.stack([np.asarray(picture) for picture in pictures])
+        return np.ascontiguousarray(np.rot90(stacked, self._config.rotation // 90, axes=(1, 2)))
 
 
 def _paste(canvas, digit, top, left):
