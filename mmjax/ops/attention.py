@@ -10,11 +10,19 @@ import jax.numpy as jnp
 
 from mmjax.core.arrays import Array, Float
 from mmjax.core.errors import InputError
+from mmjax.ops._attention_cudnn import cudnn_attention, cudnn_refusal
+from mmjax.ops._attention_splash import splash_attention, splash_refusal
+from mmjax.ops._attention_xla import xla_attention
 from mmjax.ops.masks import AttentionMask
 
 BACKENDS = ("reference", "xla", "cudnn", "splash")
 
+_SHORT = 128  # fewer queries than this leave a TPU kernel's blocks mostly empty
+_BLOCK_SCORES = 2**17  # scores of one head that the XLA backend holds at a time
+_SMALLEST_BLOCK = 128
+
 _chosen_backend = jax.make_user_context(default_value=None)
+_target_platform = jax.make_user_context(default_value=None)
 
 
 @contextlib.contextmanager
@@ -28,6 +36,16 @@ def default_backend(name: str | None) -> Iterator[None]:
     """
     _check_backend(name)
     with _chosen_backend(name):
+        yield
+
+
+@contextlib.contextmanager
+def target_platform(name: str) -> Iterator[None]:
+    """Chooses backends for the platform `name` ("cpu", "cuda", "tpu") instead of this machine's.
+
+    For programs that are traced here and compiled for another machine.
+    """
+    with _target_platform(name):
         yield
 
 
@@ -45,34 +63,70 @@ def attention(
     """softmax(scale query key^T) value over the keys that `mask` shows to each query.
 
     A query that sees nothing gives exactly 0, and passes no gradient. The softmax is taken in float32.
-    Each of the G key/value heads serves H/G neighbouring query heads (Ainslie et al. 2023, GQA).
+    Each of the G key/value heads serves H/G neighbouring query heads (Ainslie et al. 2023).
+
+    The backends: "reference" is the definition, in float32; "xla" runs everywhere and does everything;
+    "cudnn" (CUDA) and "splash" (TPU; elsewhere interpreted, slowly) never form the scores. By default a
+    flash kernel is taken on its platform where it can do what is asked, else "xla". A kernel sees one
+    device's part: under a mesh, call this function inside `shard_map` over batch and heads.
 
     Args:
       scale: factor on the scores; K**-0.5 by default.
       softcap: scores become softcap * tanh(scores / softcap) (Gemma 2).
-      alibi_slopes: a head's penalty per position of distance, added after the soft-cap (Press et al. 2022).
-      backend: one of `BACKENDS`; by default that of `default_backend`, else the fastest of the platform
-        that can do what is asked.
+      alibi_slopes: a head's penalty per position of distance, added after the soft-cap (Press et al. 2022);
+        constants, no gradient is taken for them.
+      backend: one of `BACKENDS`, instead of that of `default_backend` or the choice by platform.
 
     Raises:
-      InputError: shapes that do not fit, an unknown backend, or a named one that cannot do this.
+      InputError: shapes or dtypes that do not fit, an unknown backend, or a named one that cannot do this.
     """
-    _check_shapes(query, key, value, alibi_slopes)
+    _check_inputs(query, key, value, mask, alibi_slopes)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     name = backend if backend is not None else _chosen_backend.value
+    platform = _target_platform.value or jax.default_backend()
+    refusals = {
+        "cudnn": cudnn_refusal(query, key, value, mask, softcap, alibi_slopes, platform),
+        "splash": splash_refusal(query, key, value, mask, alibi_slopes),
+    }
+    if name is None:
+        name = _fastest(platform, query, refusals)
     _check_backend(name)
-    run = _reference if name == "reference" else _xla
-    return run(query, key, value, mask, scale, softcap, alibi_slopes)
+    if refusals.get(name):
+        raise InputError(f"attention backend {name!r} cannot do this: {refusals[name]}; use backend='xla'")
+    if name == "reference":
+        return _reference(query, key, value, mask, scale, softcap, alibi_slopes)
+    if name == "cudnn":
+        return cudnn_attention(query, key, value, mask, scale)
+    if name == "splash":
+        return splash_attention(query, key, value, mask, scale, softcap, interpret=platform != "tpu")
+    block = max(_BLOCK_SCORES // key.shape[1], _SMALLEST_BLOCK)
+    return xla_attention(query, key, value, mask, scale, softcap, alibi_slopes, block)
+
+
+def _fastest(platform: str, query, refusals: dict[str, str | None]) -> str:
+    if platform in ("gpu", "cuda") and not refusals["cudnn"]:
+        return "cudnn"
+    if platform == "tpu" and not refusals["splash"] and query.shape[1] >= _SHORT:
+        return "splash"
+    return "xla"
 
 
 def _reference(query, key, value, mask, scale, softcap, alibi_slopes):
     """The definition, in float32 (or float64 where the inputs are)."""
     wide = jnp.float64 if query.dtype == jnp.float64 else jnp.float32
-    (queries, heads), keys = query.shape[1:3], key.shape[1]
-    key = jnp.repeat(key, heads // key.shape[2], axis=2).astype(wide)
-    repeated = jnp.repeat(value, heads // value.shape[2], axis=2).astype(wide)
-    scores = jnp.einsum("bthk,bshk->bhts", query.astype(wide), key, precision="highest") * scale
-    scores = _adjusted(scores, mask, queries, keys, softcap, alibi_slopes)
+    queries, keys = query.shape[1], key.shape[1]
+    repeats = query.shape[2] // key.shape[2]
+    query, key, repeated = (
+        x.astype(wide) for x in (query, jnp.repeat(key, repeats, axis=2), jnp.repeat(value, repeats, axis=2))
+    )
+    scores = jnp.einsum("bthk,bshk->bhts", query, key, precision="highest") * scale
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    if alibi_slopes is not None:
+        query_positions, key_positions = mask.positions(queries, keys)
+        distance = jnp.abs(query_positions[:, :, None] - key_positions[:, None, :])
+        slopes = jax.lax.stop_gradient(alibi_slopes).astype(wide)
+        scores -= slopes[None, :, None, None] * distance[:, None].astype(wide)
     grid = mask.dense(queries, keys)[:, None]
     sees_any = grid.any(-1, keepdims=True)
     weights = jax.nn.softmax(jnp.where(grid | ~sees_any, scores, -jnp.inf), axis=-1)
@@ -80,46 +134,12 @@ def _reference(query, key, value, mask, scale, softcap, alibi_slopes):
     return jnp.einsum("bhts,bshk->bthk", weights, repeated, precision="highest").astype(value.dtype)
 
 
-def _xla(query, key, value, mask, scale, softcap, alibi_slopes):
-    """Keys and values stay as they are (neither repeated nor widened); scores are float32."""
-    wide = jnp.float64 if query.dtype == jnp.float64 else jnp.float32
-    batch, queries, heads, width = query.shape
-    keys, groups = key.shape[1:3]
-    grouped = query.reshape(batch, queries, groups, heads // groups, width)
-    scores = jnp.einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide) * scale
-    if softcap is not None or alibi_slopes is not None:
-        scores = scores.reshape(batch, heads, queries, keys)
-        scores = _adjusted(scores, mask, queries, keys, softcap, alibi_slopes)
-        scores = scores.reshape(batch, groups, heads // groups, queries, keys)
-    if not mask.sees_all:
-        grid = mask.dense(queries, keys)[:, None, None]
-        scores = jnp.where(grid, scores, jnp.finfo(wide).min / 2)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    if not mask.sees_all:
-        weights = jnp.where(grid, weights, 0)
-    total = jnp.einsum("bgrts->btgr", weights)[..., None]
-    mixed = jnp.einsum("bgrts,bsgk->btgrk", weights.astype(value.dtype), value, preferred_element_type=wide)
-    output = mixed / jnp.where(total == 0, 1, total)
-    return output.reshape(batch, queries, heads, value.shape[-1]).astype(value.dtype)
-
-
-def _adjusted(scores, mask, queries, keys, softcap, alibi_slopes):
-    """Scores [B,H,T,S] after the soft-cap and with the distance penalty."""
-    if softcap is not None:
-        scores = softcap * jnp.tanh(scores / softcap)
-    if alibi_slopes is not None:
-        query_positions, key_positions = mask.positions(queries, keys)
-        distance = jnp.abs(query_positions[:, :, None] - key_positions[:, None, :]).astype(scores.dtype)
-        scores -= alibi_slopes.astype(scores.dtype)[None, :, None, None] * distance[:, None]
-    return scores
-
-
 def _check_backend(name: str | None) -> None:
     if name is not None and name not in BACKENDS:
         raise InputError(f"there is no attention backend {name!r}; choose from {', '.join(BACKENDS)}")
 
 
-def _check_shapes(query, key, value, alibi_slopes) -> None:
+def _check_inputs(query, key, value, mask: AttentionMask, alibi_slopes) -> None:
     fits = (
         query.ndim == key.ndim == value.ndim == 4
         and query.shape[0] == key.shape[0] == value.shape[0]
@@ -132,5 +152,20 @@ def _check_shapes(query, key, value, alibi_slopes) -> None:
             "attention needs query [B,T,H,K], key [B,S,G,K] and value [B,S,G,Kv] with H a multiple of G, "
             f"not {query.shape}, {key.shape} and {value.shape}"
         )
+    if not query.dtype == key.dtype == value.dtype:
+        raise InputError(
+            f"attention needs one dtype for query, key and value, not {query.dtype}, {key.dtype} and {value.dtype}"
+        )
     if alibi_slopes is not None and alibi_slopes.shape != query.shape[2:3]:
         raise InputError(f"alibi_slopes must be one number a head, [{query.shape[2]}], not {alibi_slopes.shape}")
+    batch, queries, keys = query.shape[0], query.shape[1], key.shape[1]
+    for name, length in (
+        ("query_segments", queries),
+        ("query_positions", queries),
+        ("key_segments", keys),
+        ("key_positions", keys),
+        ("prefix", keys),
+    ):
+        rule = getattr(mask, name)
+        if rule is not None and rule.shape not in ((batch, length), (1, length)):
+            raise InputError(f"the mask's {name} must be [{batch},{length}], not {rule.shape}")
