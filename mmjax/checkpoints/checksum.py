@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mmjax.core.arrays import Array, Int, Shaped
+from mmjax.core.arrays import Array, Shaped
 
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+_CHUNK = 2**16  # words at a time on the host, small enough to stay in its cache
 
 
-def start_checksums(leaves: Mapping[str, Shaped[Array, "..."]]) -> dict[str, Int[Array, "2"]]:
+def start_checksums(leaves: Mapping[str, Shaped[Array, "..."]]) -> dict[str, Shaped[Array, "2"]]:
     """Starts the checksums of all leaves on their devices and returns without waiting for them.
 
     The programs are queued before whatever the caller runs next, so the arrays may be donated right
@@ -34,9 +35,21 @@ def start_checksums(leaves: Mapping[str, Shaped[Array, "..."]]) -> dict[str, Int
     return started
 
 
-def finish_checksums(started: Mapping[str, Int[Array, "2"]]) -> dict[str, str]:
+def finish_checksums(started: Mapping[str, Shaped[Array, "2"]]) -> dict[str, str]:
     """Waits for `start_checksums` and returns 16 hexadecimal digits a leaf."""
-    return {name: f"{int(first):08x}{int(second):08x}" for name, (first, second) in jax.device_get(started).items()}
+    return {name: _digits(*lanes) for name, lanes in jax.device_get(started).items()}
+
+
+def host_checksum(array: Shaped[np.ndarray, "..."]) -> str:
+    """The same checksum of an array in host memory, without a device."""
+    array = np.ascontiguousarray(array).reshape(-1)
+    words = array.view(np.dtype(f"u{min(array.dtype.itemsize, 4)}"))
+    lanes = np.zeros(2, np.uint32)
+    for start in range(0, words.size, _CHUNK):
+        chunk = words[start : start + _CHUNK].astype(np.uint32)
+        positions = np.arange(start, start + chunk.size, dtype=np.uint64).astype(np.uint32)
+        lanes += np.array([lane.sum(dtype=np.uint32) for lane in _lanes(chunk, positions)])
+    return _digits(*lanes)
 
 
 @jax.jit
@@ -46,9 +59,7 @@ def _checksum_all(leaves):
 
 def _checksum(array):
     words = _as_words(array)
-    keys = _positions(words.shape) * np.uint32(0x9E3779B1) + np.uint32(0x7F4A7C15)
-    first = _mix(words ^ keys)
-    second = _mix(first ^ np.uint32(0x2545F491))
+    first, second = _lanes(words, _positions(words.shape))
     # One reduction of both lanes: XLA's CPU backend runs it in parallel, two plain sums on one core.
     zeros = (np.uint32(0), np.uint32(0))
     return jnp.stack(lax.reduce((first, second), zeros, _add_lanes, tuple(range(words.ndim))))
@@ -77,7 +88,16 @@ def _positions(shape):
     return positions
 
 
+def _lanes(words, positions):
+    first = _mix(words ^ (positions * np.uint32(0x9E3779B1) + np.uint32(0x7F4A7C15)))
+    return first, _mix(first ^ np.uint32(0x2545F491))
+
+
 def _mix(words):
     words = (words ^ (words >> 16)) * np.uint32(0x85EBCA6B)
     words = (words ^ (words >> 13)) * np.uint32(0xC2B2AE35)
     return words ^ (words >> 16)
+
+
+def _digits(first, second) -> str:
+    return f"{int(first):08x}{int(second):08x}"

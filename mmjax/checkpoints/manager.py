@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import sys
@@ -10,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from mmjax.checkpoints import folder, manifest, store
 from mmjax.checkpoints.checksum import finish_checksums, start_checksums
@@ -98,20 +100,21 @@ class Checkpoints:
 
         Raises:
           CheckpointError: this save cannot start, or the one before it failed.
-          InputError: a leaf that is not a `jax.Array`, or a record that JSON cannot hold.
+          InputError: a leaf that is not a `jax.Array`, or a configuration that JSON cannot hold.
         """
         self.wait()
         if step == self._current:
             return False
         named = name_leaves(state)
         for name, leaf in named.items():
-            if not isinstance(leaf, jax.Array):
-                raise InputError(f"{name} must be a jax.Array to be saved, not {type(leaf).__name__}")
+            if not isinstance(leaf, jax.Array) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+                raise InputError(f"{name} must be a jax.Array of numbers to be saved, not {leaf}")
         unfinished = Manifest(
             step=step,
             leaves={name: LeafRecord(leaf.shape, leaf.dtype.name, "") for name, leaf in named.items()},
-            position=manifest.clean_record(dict(position), "data position"),
-            config=manifest.clean_record(dict(config), "configuration"),
+            files={},
+            position={name: int(value) for name, value in position.items()},
+            config=manifest.clean_config(config),
             metrics=manifest.clean_metrics(dict(metrics or {})),
             versions=manifest.current_versions(),
         )
@@ -119,15 +122,16 @@ class Checkpoints:
             self._make_room(step)
             with jax.transfer_guard("allow"):
                 checksums = start_checksums(named)
-                wait_for_arrays = store.start_write(
-                    folder.step_folder(self._directory, step),
-                    {name: leaf for name, leaf in named.items() if leaf.size},
-                )
+                wait_for_arrays = store.start_write(self._folder(step), named)
         except Exception as error:
             raise self._failed(step, error) from error
         self._saving = self._worker.submit(self._finish, unfinished, checksums, wait_for_arrays)
         self._current = step
         return True
+
+    def prepare(self, state: Mapping[str, PyTree]) -> None:
+        """Compiles what `save` needs for states like this one, so that no save compiles anything later."""
+        finish_checksums(start_checksums(name_leaves(state)))
 
     def check(self) -> None:
         """Raises the error of a save that has failed by now; costs nothing and waits for nothing."""
@@ -155,6 +159,21 @@ class Checkpoints:
         finally:
             self._worker.shutdown()
 
+    def read_manifest(self, step: int | None = None) -> Manifest:
+        """What is recorded of the newest step whose record is intact, or of exactly `step`: its configuration, ...
+
+        Raises:
+          CheckpointError: there is no such step.
+        """
+        self.wait()
+        steps = folder.list_steps(self._directory) if step is None else [step]
+        for candidate in reversed(steps):
+            try:
+                return manifest.read_manifest(self._folder(candidate))
+            except CheckpointError as error:
+                self._warn(f"checkpoint {self._folder(candidate)}: {error}; it is passed over")
+        raise CheckpointError(f"{self._directory} has no good checkpoint; its steps are: {_listed(steps)}")
+
     def restore(
         self, step: int | None = None, *, like: Mapping[str, PyTree], parts: Iterable[str] | None = None
     ) -> Restored:
@@ -170,32 +189,29 @@ class Checkpoints:
         """
         self.wait()
         wanted = select_parts(like, parts)
-        steps = folder.list_steps(self._directory) if step is None else [step]
-        for candidate in reversed(steps):
+        steps = _agreed(folder.list_steps(self._directory))
+        if step is not None and step not in steps:
+            raise CheckpointError(f"{self._directory} has no step {step}; it has {_listed(steps)}")
+        for candidate in reversed(steps if step is None else [step]):
             try:
                 restored = self._restore_step(candidate, wanted, whole=parts is None)
             except _DamageError as error:
                 if step is not None:
-                    raise CheckpointError(str(error)) from None
+                    raise
                 self._warn(f"{error}; it is passed over")
                 self._damaged.add(candidate)
                 continue
-            self._current = candidate
+            self._current = candidate if parts is None else None
             return restored
-        raise CheckpointError(f"{self._directory} has no {'good ' if steps else ''}checkpoint to restore")
+        raise CheckpointError(f"{self._directory} has no good checkpoint; its steps are: {_listed(steps)}")
 
     def _restore_step(self, step, wanted, *, whole) -> Restored:
-        path = folder.step_folder(self._directory, step)
-        if not path.exists():
-            raise CheckpointError(f"{self._directory} has no step {step}; it has {self.steps() or 'none'}")
-        try:
-            record = manifest.read_manifest(path)
-        except CheckpointError as error:
-            raise _DamageError(f"checkpoint {path}: {error}") from None
+        path = self._folder(step)
+        record = _read_manifest(path)
         named = name_leaves(wanted)
         stored = {name: leaf for name, leaf in record.leaves.items() if whole or name.split("/")[0] in wanted}
         check_match(stored, named, f"checkpoint {path}")
-        leaves = _read_verified(path, stored, named)
+        leaves = _read_verified(path, record, {name: _abstract(leaf) for name, leaf in named.items()})
         state = jax.tree.unflatten(jax.tree.structure(wanted), [leaves[name] for name in named])
         return Restored(step, state, record.position, record.config, record.metrics, record.versions)
 
@@ -206,7 +222,7 @@ class Checkpoints:
         if not self._swept:
             folder.sweep(self._directory)
             self._swept = True
-        if folder.step_folder(self._directory, step).exists():
+        if self._folder(step).exists():
             folder.remove_step(self._directory, step)
 
     def _finish(self, unfinished, checksums, wait_for_arrays) -> None:
@@ -214,56 +230,98 @@ class Checkpoints:
         try:
             wait_for_arrays()
             if jax.process_index() == 0:
+                path = self._folder(unfinished.step)
+                found = finish_checksums(checksums)
                 leaves = {
-                    name: dataclasses.replace(unfinished.leaves[name], checksum=checksum)
-                    for name, checksum in finish_checksums(checksums).items()
+                    name: dataclasses.replace(leaf, checksum=found[name]) for name, leaf in unfinished.leaves.items()
                 }
-                complete = dataclasses.replace(unfinished, leaves=leaves)
-                complete.write(folder.step_folder(self._directory, unfinished.step))
+                files = manifest.record_files(path)
+                dataclasses.replace(unfinished, leaves=leaves, files=files).write(path)
                 self._damaged.discard(unfinished.step)
                 self._remove_old(unfinished.step)
         except Exception as error:
+            self._clear_failed(unfinished.step)
             raise self._failed(unfinished.step, error) from error
+
+    def _clear_failed(self, step) -> None:
+        """Gives back the room that a failed save took; what cannot be removed now goes before the next save."""
+        self._swept = False
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):
+                if self._folder(step).exists():
+                    folder.remove_step(self._directory, step)
+                folder.sweep(self._directory)
 
     def _remove_old(self, newest) -> None:
         metrics = {}
         for step in self.steps():
-            try:
-                metrics[step] = manifest.read_manifest(folder.step_folder(self._directory, step)).metrics
-            except CheckpointError:
-                self._damaged.add(step)
+            with contextlib.suppress(CheckpointError):  # damaged: counts for nothing, and is left for its owner to see
+                metrics[step] = manifest.read_manifest(self._folder(step)).metrics
         kept = folder.steps_to_keep(metrics, keep_last=self._keep_last, keep_best=self._keep_best)
         for step in metrics:
             if step not in kept and step != newest:
                 folder.remove_step(self._directory, step)
 
+    def _folder(self, step) -> epath.Path:
+        return folder.step_folder(self._directory, step)
+
     def _failed(self, step, error) -> CheckpointError:
-        path = folder.step_folder(self._directory, step)
+        path = self._folder(step)
         return CheckpointError(f"saving {path} failed: {_one_line(error)}; the steps before it are untouched")
 
 
-def _read_verified(path, stored, named):
-    """Reads the stored leaves into the shardings of `named`; any leaf whose checksum differs is damage."""
-    shapes = {name: _abstract(leaf) for name, leaf in named.items()}
+def _read_manifest(path) -> Manifest:
+    record, damage = None, None
     try:
-        leaves = store.read(path, {name: shape for name, shape in shapes.items() if shape.size})
-    except (MemoryError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        raise _DamageError(f"checkpoint {path} cannot be read: {_one_line(error)}") from None
-    for name, shape in shapes.items():
-        if not shape.size:
-            leaves[name] = jax.device_put(jnp.zeros(shape.shape, shape.dtype), shape.sharding)
+        record = manifest.read_manifest(path)
+        if jax.process_index() == 0:
+            manifest.check_files(path, record.files)
+    except CheckpointError as error:
+        damage = str(error)
+    _raise_on_all(path, damage)
+    return record
+
+
+def _read_verified(path, record, shapes):
+    """Reads the leaves into the shardings of `shapes`; any leaf whose checksum differs is damage."""
+    leaves, damage = {}, None
+    try:
+        leaves = store.read_arrays(path, shapes)
+    except CheckpointError as error:
+        damage = str(error)
+    _raise_on_all(path, damage)
     found = finish_checksums(start_checksums(leaves))
-    damaged = [name for name, record in stored.items() if found[name] != record.checksum]
-    if damaged:
-        raise _DamageError(f"checkpoint {path} is damaged: {', '.join(damaged)} changed since it was written")
+    changed = [name for name in shapes if found[name] != record.leaves[name].checksum]
+    if changed:
+        raise _DamageError(f"checkpoint {path} is damaged: {', '.join(changed)} changed since it was written")
     return leaves
+
+
+def _raise_on_all(path, damage) -> None:
+    """Raises on every process if one of them found damage, so that all go to the same older step."""
+    anywhere = damage is not None
+    if jax.process_count() > 1:
+        anywhere = bool(multihost_utils.process_allgather(np.array(anywhere)).any())
+    if anywhere:
+        raise _DamageError(f"checkpoint {path} is damaged: {damage or 'another process says how'}")
+
+
+def _agreed(steps: list[int]) -> list[int]:
+    """The steps that process 0 sees: another one may see a step come or go a moment later."""
+    if jax.process_count() == 1:
+        return steps
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
+    mine = np.array((steps + [0] * count)[:count], np.int32)
+    return [int(step) for step in multihost_utils.broadcast_one_to_all(mine)]
 
 
 def _abstract(leaf) -> jax.ShapeDtypeStruct:
     sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _listed(steps) -> str:
+    return ", ".join(map(str, steps)) or "none"
 
 
 def _one_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import math
 import platform
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -16,7 +17,9 @@ from mmjax import __version__
 from mmjax.core.errors import CheckpointError, InputError
 
 FILE_NAME = "manifest.json"
+_UNFINISHED = f"{FILE_NAME}.unfinished"
 _FORMAT = 1
+_HASHED_BYTES = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +32,20 @@ class LeafRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class FileRecord:
+    """Size of one file of a step, and its SHA-256 if it is small: the large ones hold arrays, which have checksums."""
+
+    bytes: int
+    sha256: str | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """What belongs to a saved step beside its arrays. It is written last: a step without one is unfinished."""
 
     step: int
     leaves: dict[str, LeafRecord]
+    files: dict[str, FileRecord]
     position: dict[str, int]
     config: dict[str, Any]
     metrics: dict[str, float]
@@ -45,7 +57,7 @@ class Manifest:
         for record in body["leaves"].values():
             record["shape"] = list(record["shape"])
         body = {"format": _FORMAT, **body}
-        unfinished = folder / f"{FILE_NAME}.unfinished"
+        unfinished = folder / _UNFINISHED
         unfinished.write_text(json.dumps({**body, "checksum": _digest(body)}, indent=1))
         unfinished.replace(folder / FILE_NAME)
 
@@ -55,6 +67,7 @@ def read_manifest(folder: epath.Path) -> Manifest:
 
     Raises:
       CheckpointError: it is missing, unreadable, or not as it was written.
+      InputError: it is intact, and of a format that this version does not know.
     """
     path = folder / FILE_NAME
     try:
@@ -68,30 +81,60 @@ def read_manifest(folder: epath.Path) -> Manifest:
     if not intact:
         raise CheckpointError(f"{FILE_NAME} is damaged: its contents do not match its checksum")
     if body.pop("format") != _FORMAT:
-        raise CheckpointError(f"{path} was written by another version of mmjax; read it with that version")
+        raise InputError(f"{path} was written by another version of mmjax; read it with that version")
     leaves = {
         name: LeafRecord(tuple(record["shape"]), record["dtype"], record["checksum"])
         for name, record in body.pop("leaves").items()
     }
-    return Manifest(leaves=leaves, **body)
+    files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
+    return Manifest(leaves=leaves, files=files, **body)
 
 
-def clean_metrics(metrics: dict[str, float]) -> dict[str, float]:
+def record_files(folder: epath.Path) -> dict[str, FileRecord]:
+    """Records of all files of a step's folder but the manifest, by their path in it."""
+    records = {}
+    for path in _files(folder):
+        name = str(path.relative_to(folder))
+        if name not in (FILE_NAME, _UNFINISHED):
+            records[name] = _record_file(path)
+    return dict(sorted(records.items()))
+
+
+def check_files(folder: epath.Path, files: dict[str, FileRecord]) -> None:
+    """Compares the files of a step's folder with their records.
+
+    Raises:
+      CheckpointError: naming every file that is missing or changed.
+    """
+    problems = []
+    for name, record in files.items():
+        path = folder / name
+        if not path.exists():
+            problems.append(f"file {name} is missing")
+        elif path.stat().length != record.bytes:
+            problems.append(f"file {name} has {path.stat().length} bytes, not {record.bytes}")
+        elif _record_file(path) != record:
+            problems.append(f"file {name} changed since it was written")
+    if problems:
+        raise CheckpointError("; ".join(problems))
+
+
+def clean_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """Metrics as plain floats; one that is not finite is left out, since it can be nobody's best."""
     values = {name: float(value) for name, value in metrics.items()}
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def clean_record(record: dict[str, Any], what: str) -> dict[str, Any]:
-    """A copy of `record` as JSON gives it back.
+def clean_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a configuration as JSON gives it back: tuples have become lists.
 
     Raises:
       InputError: it holds something that JSON cannot.
     """
     try:
-        return json.loads(json.dumps(record, allow_nan=False))
+        return json.loads(json.dumps(dict(config)))
     except (TypeError, ValueError) as error:
-        raise InputError(f"the {what} cannot be kept in a checkpoint: {error}") from None
+        raise InputError(f"the configuration cannot be kept in a checkpoint: {error}") from None
 
 
 def current_versions() -> dict[str, str]:
@@ -99,6 +142,19 @@ def current_versions() -> dict[str, str]:
     packages = {"jax": "jax", "flax": "flax", "orbax": "orbax-checkpoint"}
     installed = {name: importlib.metadata.version(package) for name, package in packages.items()}
     return {"mmjax": __version__, **installed, "python": platform.python_version()}
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
+
+
+def _record_file(path: epath.Path) -> FileRecord:
+    size = path.stat().length
+    return FileRecord(size, hashlib.sha256(path.read_bytes()).hexdigest() if size <= _HASHED_BYTES else None)
 
 
 def _digest(body: dict[str, Any]) -> str:
