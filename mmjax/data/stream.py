@@ -172,9 +172,13 @@ class BatchStream:
     def __iter__(self) -> Iterator[StreamItem]:
         steps = grain.MapDataset.range(self._start_step, _ENDLESS).map(self.read)
         ahead = grain.ReadOptions(num_threads=self._workers, prefetch_buffer_size=2 * self._workers)
-        for item in steps.to_iter_dataset(ahead):
-            self._judge(item)
-            yield item
+        reader = iter(steps.to_iter_dataset(ahead))
+        try:
+            for item in reader:
+                self._judge(item)
+                yield item
+        finally:
+            reader.close()
 
     def row_ids(self, step: int) -> tuple[str, ...]:
         """Ids of the rows of this process at `step` as planned, before any bad record is replaced. Reads no picture."""
@@ -239,19 +243,18 @@ class BatchStream:
 
     def _read(self, row: _Row, index: int, bad: list[BadRecord]) -> ReadExample:
         """The example, or the next of its data set that fits its place in the row and can be read."""
-        failed: list[tuple[int, DataError]] = []
+        first: DataError | None = None
         for candidate in self._successors(row.dataset, index):
             try:
                 example = self._read_one(row, candidate)
             except DataError as error:
-                failed.append((candidate, error))
+                first = first or error
                 continue
-            name = self.dataset_names[row.dataset]
-            bad += [
-                BadRecord(f"{name}:{row.epoch}:{i}", error.kind, str(error), example.id) for i, error in failed
-            ]
+            if first:
+                planned = f"{self.dataset_names[row.dataset]}:{row.epoch}:{index}"
+                bad.append(BadRecord(planned, first.kind, str(first), example.id))
             return example
-        raise TrainingError(f"no record of {self.dataset_names[row.dataset]} can be read; the last: {failed[-1][1]}")
+        raise TrainingError(f"no record of {self.dataset_names[row.dataset]} can be read; the first: {first}")
 
     def _read_one(self, row: _Row, index: int) -> ReadExample:
         example = self._sources[row.dataset].load(index, row.epoch)
