@@ -19,10 +19,52 @@ from mmjax.data.keyed import Dice, fold, key_of
 from mmjax.data.scans import Scans, ScansConfig
 
 # Words that mean nothing, three letters each, so that no length gives one away.
-NONSENSE = (
-    "bem bof cug daf dax dop fep fim gav gax gom hib hux jat jev jop kel kiv kob lep lum mib mox "
-    "nad nep nuv pim pog ruv sab sov tef tig tov vam vux wep wug yat yom zeb zuk"
-).split()
+NONSENSE = tuple(
+    [
+        "bem",
+        "bof",
+        "cug",
+        "daf",
+        "dax",
+        "dop",
+        "fep",
+        "fim",
+        "gav",
+        "gax",
+        "gom",
+        "hib",
+        "hux",
+        "jat",
+        "jev",
+        "jop",
+        "kel",
+        "kiv",
+        "kob",
+        "lep",
+        "lum",
+        "mib",
+        "mox",
+        "nad",
+        "nep",
+        "nuv",
+        "pim",
+        "pog",
+        "ruv",
+        "sab",
+        "sov",
+        "tef",
+        "tig",
+        "tov",
+        "vam",
+        "vux",
+        "wep",
+        "wug",
+        "yat",
+        "yom",
+        "zeb",
+        "zuk",
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +124,7 @@ class BindConfig(ScansConfig):
 
     ways: tuple[int, ...] = (2,)
     shots: tuple[int, ...] = (1, 2, 4)
-    words: tuple[str, ...] = tuple(NONSENSE)
+    words: tuple[str, ...] = NONSENSE
     question: str = "this is a"
     loss_on: LossOn = "repeated"
     count: int = 16384

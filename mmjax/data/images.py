@@ -43,9 +43,7 @@ def load_image(
             image.draft("RGB", (size, size) if fit != "pad" else _inside(image.size, size))
             image = _to_rgb(ImageOps.exif_transpose(image))
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
-            truncated = isinstance(error, EOFError) or "truncated" in str(error)
-            kind = "truncated" if truncated else "corrupt"
-            raise DataError(f"{what} cannot be decoded, the file is {kind}: {error}", kind=kind) from None
+            raise _broken(what, error) from None
         return np.array(_fit(image, size, fit))
 
 
@@ -55,11 +53,18 @@ def _open(source, what):
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{what} is too large: {error}", kind="too_large") from None
     except UnidentifiedImageError:
-        raise DataError(f"{what} is not a picture in a known format ({', '.join(FORMATS)})", kind="not_an_image") from None
-    except OSError as error:
-        raise DataError(f"{what} cannot be read: {error.strerror or error}", kind="missing") from None
-    except (SyntaxError, ValueError, EOFError) as error:
-        raise DataError(f"{what} has a broken header: {error}", kind="corrupt") from None
+        raise DataError(
+            f"{what} is not a picture in a known format ({', '.join(FORMATS)})", kind="not_an_image"
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if getattr(error, "errno", None):
+            raise DataError(f"{what} cannot be read: {error.strerror}", kind="missing") from None
+        raise _broken(what, error) from None
+
+
+def _broken(what, error):
+    kind = "truncated" if isinstance(error, EOFError) or "truncated" in str(error).lower() else "corrupt"
+    return DataError(f"{what} cannot be decoded, the file is {kind}: {error}", kind=kind)
 
 
 def _to_rgb(image):

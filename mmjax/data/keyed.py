@@ -28,7 +28,7 @@ def fold(key: int, *numbers: int) -> int:
     return _mix(key)
 
 
-def shuffled(key: int, count: int) -> Int[np.ndarray, "count"]:  # noqa: F821
+def shuffled(key: int, count: int) -> Int[np.ndarray, " count"]:
     """A permutation of 0..count-1, whole."""
     bits = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
     return np.argsort(_mix(bits), kind="stable")

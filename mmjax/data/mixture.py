@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -104,7 +105,7 @@ def smooth_round_robin(counts: Sequence[int]) -> list[int]:
 def _check(names, phases):
     if not phases or phases[0].first_step != 0:
         raise ConfigError("the first phase of a mixture must start at step 0")
-    for before, after in zip(phases, phases[1:], strict=False):
+    for before, after in itertools.pairwise(phases):
         if after.first_step <= before.first_step:
             raise ConfigError(f"phases must start at rising steps, not {before.first_step} then {after.first_step}")
     for phase in phases:

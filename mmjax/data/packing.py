@@ -39,7 +39,7 @@ class PackedRows:
         """`length` tokens and `images` images a row; without `pack` each example is a row of its own."""
         self._key = key_of(seed, name, "rows")
         fits = (lengths.tokens <= length) & (lengths.images <= images)
-        self.too_long: Int[np.ndarray, "S"] = np.flatnonzero(~fits)  # noqa: F821
+        self.too_long: Int[np.ndarray, " S"] = np.flatnonzero(~fits)
         if not fits.any():
             raise InputError(
                 f"no example of {name} fits a row of {length} tokens and {images} images: the shortest has "
@@ -74,14 +74,14 @@ class PackedRows:
 
 
 def best_fit_decreasing(
-    indices: Int[np.ndarray, "S"],  # noqa: F821
+    indices: Int[np.ndarray, " S"],
     lengths: Lengths,
     length: int,
     images: int,
 ) -> list[list[int]]:
-    """Rows of at most `length` tokens and `images` images: the longest example first, into the fullest row that it fits.
+    """Rows of at most `length` tokens and `images` images; every example must fit one by itself.
 
-    Every example must fit a row by itself.
+    The longest example comes first, and each goes into the fullest row that it fits.
     """
     tokens, media = lengths.tokens[indices], lengths.images[indices]
     order = np.lexsort((-media, -tokens))  # stable: equals stay in the window's mixed order

@@ -58,7 +58,7 @@ class Scans:
         levels, labels = _load()
         chosen = _split(len(labels), config)
         chosen = chosen[np.isin(labels[chosen], config.classes)]
-        self.labels: Int[np.ndarray, "S"] = labels[chosen]  # noqa: F821
+        self.labels: Int[np.ndarray, " S"] = labels[chosen]
         self.of_class = {digit: np.flatnonzero(self.labels == digit).tolist() for digit in config.classes}
         self._levels = levels[chosen]
         self._whole = [self._upscaled(max(1, round(share * image_size))) for share in config.sizes]

@@ -29,8 +29,8 @@ class ExampleSource(Protocol):
 class Lengths(NamedTuple):
     """Tokens (with first and last) and media of each example of a source."""
 
-    tokens: Int[np.ndarray, "S"]  # noqa: F821
-    images: Int[np.ndarray, "S"]  # noqa: F821
+    tokens: Int[np.ndarray, " S"]
+    images: Int[np.ndarray, " S"]
 
 
 def measure(source: ExampleSource, tokenizer: Tokenizer) -> Lengths:

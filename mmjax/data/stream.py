@@ -89,7 +89,9 @@ class DataConfig:
 def make_source(entry: SourceEntry, *, name: str, seed: int, image_size: int) -> ExampleSource:
     """The data set of one entry. Raises ConfigError for an unknown kind or setting."""
     if entry.kind not in SOURCES:
-        raise ConfigError(f"data.sources.{name}.kind {entry.kind!r} is not a kind of data{nearest(entry.kind, SOURCES)}")
+        raise ConfigError(
+            f"data.sources.{name}.kind {entry.kind!r} is not a kind of data{nearest(entry.kind, SOURCES)}"
+        )
     config_class, source_class = SOURCES[entry.kind]
     config = build(config_class, entry.options, f"data.sources.{name}.options")
     return source_class(config, name=name, seed=seed, image_size=image_size)
@@ -225,8 +227,8 @@ class BatchStream:
         if len(packed.too_long) > config.max_bad_share * len(lengths.tokens):
             raise InputError(
                 f"{len(packed.too_long)} of {len(lengths.tokens)} examples of {name} do not fit a row of "
-                f"{config.length} tokens and {config.images} images (the longest has {lengths.tokens.max()} tokens, the "
-                f"most images are {lengths.images.max()}): raise data.length, data.images or data.max_bad_share"
+                f"{config.length} tokens and {config.images} images (the longest has {lengths.tokens.max()} tokens, "
+                f"the most images are {lengths.images.max()}): raise data.length, data.images or data.max_bad_share"
             )
         self.bad_records["too_long"] += len(packed.too_long)
         return packed
@@ -259,8 +261,12 @@ class BatchStream:
     def _read_one(self, row: _Row, index: int) -> ReadExample:
         example = self._sources[row.dataset].load(index, row.epoch)
         share = self._config.next_image_probability
-        key = key_of(self._seed, example.id, "next image") if share else 0
-        return read_example(example, self._tokenizer, self._shape, next_image=bool(share) and Dice(key).uniform() < share)
+        following = bool(share) and Dice(key_of(self._seed, example.id, "next image")).uniform() < share
+        read = read_example(example, self._tokenizer, self._shape, next_image=following)
+        tokens, images = self._lengths[row.dataset]
+        if len(read.text.tokens) > tokens[index] or read.text.images > images[index]:
+            raise DataError(f"{example.id} is longer than it was when it was measured", kind="length_changed")
+        return read
 
     def _successors(self, dataset: int, index: int) -> Iterator[int]:
         tokens, images = self._lengths[dataset]

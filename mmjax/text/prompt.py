@@ -18,9 +18,9 @@ class Tokenized(NamedTuple):
     Media are numbered from 1 in order; 0 is none. `images` is how many there are.
     """
 
-    tokens: Int[np.ndarray, "T"]  # noqa: F821
-    loss: Bool[np.ndarray, "T"]  # noqa: F821
-    media_number: Int[np.ndarray, "T"]  # noqa: F821
+    tokens: Int[np.ndarray, " T"]
+    loss: Bool[np.ndarray, " T"]
+    media_number: Int[np.ndarray, " T"]
     images: int
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import re
@@ -180,6 +181,6 @@ def _cutter(spellings: Iterable[str]):
 
     def cut(text: str) -> Sequence[str]:
         starts = [0, *(match.start() + 1 for match in pattern.finditer(text)), len(text)]
-        return [text[a:b] for a, b in zip(starts, starts[1:], strict=False) if a < b]
+        return [text[a:b] for a, b in itertools.pairwise(starts) if a < b]
 
     return cut

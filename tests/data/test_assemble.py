@@ -9,7 +9,7 @@ from mmjax.data.assemble import BatchShape, assemble, read_example
 from mmjax.text.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
-S, END, I = (TOKENIZER.special[name] for name in ("bos", "eos", "image"))
+S, END, PIC = (TOKENIZER.special[name] for name in ("bos", "eos", "image"))
 B, C, D = (TOKENIZER.encode(letter)[0] for letter in "bcd")
 SHAPE = BatchShape(rows=1, length=10, images=3, frames=1, image_size=2)
 
@@ -18,10 +18,10 @@ def picture(level, side=2):
     return np.full((side, side, 3), level, np.uint8)
 
 
-def drawn_row(shape=SHAPE, first=(picture(7),), **settings):
+def drawn_row(shape=SHAPE, first=None, **settings):
     """The row drawn in the docstring of `assemble`; every text is learned."""
     examples = [
-        Example("one", (Text("b", loss=True), Media(first), Text("c", loss=True))),
+        Example("one", (Text("b", loss=True), Media(first or (picture(7),)), Text("c", loss=True))),
         Example("two", (Media((picture(9),)), Text("d", loss=True))),
     ]
     read = [read_example(example, TOKENIZER, shape, next_image=False) for example in examples]
@@ -30,10 +30,10 @@ def drawn_row(shape=SHAPE, first=(picture(7),), **settings):
 
 def test_the_drawn_row():
     batch = drawn_row()
-    assert batch.tokens.tolist() == [[S, B, I, C, END, S, I, D, END, 0]]
+    assert batch.tokens.tolist() == [[S, B, PIC, C, END, S, PIC, D, END, 0]]
     assert batch.segment_ids.tolist() == [[1, 1, 1, 1, 1, 2, 2, 2, 2, 0]]
     assert batch.positions.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 0]]
-    assert batch.targets.tolist() == [[B, I, C, END, 0, I, D, END, 0, 0]]
+    assert batch.targets.tolist() == [[B, PIC, C, END, 0, PIC, D, END, 0, 0]]
     assert batch.media_index.tolist() == [[0, 0, 1, 1, 1, 0, 2, 2, 2, 0]]
     assert batch.loss_weights.tolist() == [[0, 0, 0.5, 0.5, 0, 0, 0.5, 0.5, 0, 0]]
     assert batch.images.shape == (1, 3, 2, 2, 3)

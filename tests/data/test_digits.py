@@ -1,4 +1,4 @@
-"""Digit sources: the splits do not overlap, answers are true, episodes can be solved from their shots and not without."""
+"""Digit sources: splits are apart, answers are true, episodes can be solved from their shots and not without."""
 
 import dataclasses
 

@@ -45,7 +45,9 @@ def test_the_round_robin_is_even_everywhere(counts):
 
 
 PHASES = st.lists(
-    st.tuples(st.integers(1, 9), st.lists(st.integers(0, 4), min_size=3, max_size=3).filter(any)), min_size=1, max_size=4
+    st.tuples(st.integers(1, 9), st.lists(st.integers(0, 4), min_size=3, max_size=3).filter(any)),
+    min_size=1,
+    max_size=4,
 )
 
 

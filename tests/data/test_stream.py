@@ -1,4 +1,4 @@
-"""The stream is a function of its position: any processes, any workers, straight or resumed, with bad records or not."""
+"""The stream is a function of its position: any processes, any workers, straight or resumed, bad records or not."""
 
 import dataclasses
 import hashlib
@@ -89,9 +89,7 @@ def test_processes_share_the_same_global_batch(straight, processes):
 
 
 def test_another_interpreter_makes_the_same_stream(straight):
-    program = (
-        "from tests.data.test_stream import digest, make, take; print(digest(take(make(workers=1), 12)))"
-    )
+    program = "from tests.data.test_stream import digest, make, take; print(digest(take(make(workers=1), 12)))"
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == digest(straight)
@@ -268,13 +266,24 @@ def test_a_source_that_raises_at_load_is_bad_too():
                 raise DataError("the shard is gone", kind="missing")
             return super().load(index, epoch)
 
-    config = DataConfig(
-        sources={"numbers": SourceEntry("given")}, length=32, images=4, image_size=4, max_bad_share=1.0
-    )
+    config = DataConfig(sources={"numbers": SourceEntry("given")}, length=32, images=4, image_size=4, max_bad_share=1.0)
     items = take(make(config, sources={"numbers": Broken()}), 8)
     records = [record for item in items for record in item.bad_records]
     assert {record.kind for record in records} == {"missing"}
     assert all(record.id.endswith(":7") for record in records)
+
+
+def test_an_example_that_has_grown_is_a_bad_record():
+    class Growing(Numbers):
+        def load(self, index, epoch):
+            example = super().load(index, epoch)
+            return Example(example.id, (*example.segments, Text("!" * epoch * (index == 5))))
+
+    stream = numbers()
+    stream._sources[0] = Growing()
+    records = [record for item in take(stream, 9) for record in item.bad_records]
+    assert {record.kind for record in records} == {"length_changed"}
+    assert {record.id for record in records} == {f"numbers:{epoch}:5" for epoch in (1, 2, 3, 4)}
 
 
 def test_examples_that_fit_no_row_are_counted_or_refused():

@@ -21,7 +21,7 @@ CORPUS = [
 
 @pytest.fixture(scope="module")
 def tokenizer_json(tmp_path_factory):
-    """A byte-level BPE with its own spelling of the image token, `<image>` added as an ordinary token, and padding on."""
+    """A byte-level BPE with an image token of its own, `<image>` as an ordinary token, and padding on."""
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = tokenizers.decoders.ByteLevel()
@@ -65,7 +65,16 @@ def tokenizer(request):
     return make_tokenizer(TokenizerConfig(kind=request.param, path=str(request.getfixturevalue(fixture))))
 
 
-TEXTS = ["this is a dax.", " dax.", "dax", "7.", "  two  spaces ", "naïve 日本 🦊", "a longer text than four tokens, not cut", ""]
+TEXTS = [
+    "this is a dax.",
+    " dax.",
+    "dax",
+    "7.",
+    "  two  spaces ",
+    "naïve 日本 🦊",
+    "longer than four tokens, not cut",
+    "",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -81,7 +90,7 @@ def test_any_text_comes_back_from_bytes(text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@pytest.mark.parametrize("text", ["<image>", "a <image> b<image><image>", "<s></s>", "<pad>", "<|endofchunk|>", "<|picture|>"])
+@pytest.mark.parametrize("text", ["<image>", "a <image> b<image><image>", "<s></s>", "<pad>", "<|picture|>"])
 def test_a_text_that_spells_a_special_token_stays_text(tokenizer, text):
     ids = tokenizer.encode(text)
     assert not set(ids) & set(tokenizer.special.values())
