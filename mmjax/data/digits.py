@@ -19,52 +19,11 @@ from mmjax.data.keyed import Dice, fold, key_of
 from mmjax.data.scans import Scans, ScansConfig
 
 # Words that mean nothing, three letters each, so that no length gives one away.
-NONSENSE = tuple(
-    [
-        "bem",
-        "bof",
-        "cug",
-        "daf",
-        "dax",
-        "dop",
-        "fep",
-        "fim",
-        "gav",
-        "gax",
-        "gom",
-        "hib",
-        "hux",
-        "jat",
-        "jev",
-        "jop",
-        "kel",
-        "kiv",
-        "kob",
-        "lep",
-        "lum",
-        "mib",
-        "mox",
-        "nad",
-        "nep",
-        "nuv",
-        "pim",
-        "pog",
-        "ruv",
-        "sab",
-        "sov",
-        "tef",
-        "tig",
-        "tov",
-        "vam",
-        "vux",
-        "wep",
-        "wug",
-        "yat",
-        "yom",
-        "zeb",
-        "zuk",
-    ]
-)
+_WORDS = """
+bem bof cug daf dax dop fep fim gav gax gom hib hux jat jev jop kel kiv kob lep lum mib
+mox nad nep nuv pim pog ruv sab sov tef tig tov vam vux wep wug yat yom zeb zuk
+"""
+NONSENSE = tuple(_WORDS.split())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from mmjax.core.errors import ConfigError
 from mmjax.data.keyed import Dice, fold, key_of, shuffled
 
 SIDE = 8
+_CACHE_BYTES = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ScansConfig:
 
 
 class Scans:
-    """The scans of one split and choice of classes, upscaled once to each size that is drawn."""
+    """The scans of one split and choice of classes. Each is upscaled once to each size, if memory allows."""
 
     def __init__(self, config: ScansConfig, image_size: int):
         self._config = config
@@ -61,7 +62,7 @@ class Scans:
         self.labels: Int[np.ndarray, " S"] = labels[chosen]
         self.of_class = {digit: np.flatnonzero(self.labels == digit).tolist() for digit in config.classes}
         self._levels = levels[chosen]
-        self._whole = [self._upscaled(max(1, round(share * image_size))) for share in config.sizes]
+        self._digit = functools.lru_cache(maxsize=max(64, _CACHE_BYTES // image_size**2))(self._upscaled)
         self._shift = config.shift if config.split == "train" else 0.0
 
     def __len__(self) -> int:
@@ -71,8 +72,7 @@ class Scans:
         """Scan `scan` on a black canvas; `key` decides its size and shift."""
         canvas = np.zeros((self._size, self._size, 3), np.uint8)
         dice = Dice(fold(*key))
-        digits = dice.choice(self._whole)
-        _paste(canvas, digits[scan], *self._offset(dice, digits.shape[1], self._size))
+        self._draw(canvas, scan, dice)
         return canvas
 
     def scene(self, placed: Sequence[tuple[int, int, int]], key: Sequence[int]) -> UInt8[np.ndarray, "h w 3"]:
@@ -81,14 +81,13 @@ class Scans:
         dice = Dice(fold(*key))
         cell = self._size // 2
         for scan, row, column in placed:
-            digits = dice.choice(self._cells)
-            part = canvas[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]
-            _paste(part, digits[scan], *self._offset(dice, digits.shape[1], cell))
+            self._draw(canvas[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell], scan, dice)
         return canvas
 
-    @functools.cached_property
-    def _cells(self):
-        return [self._upscaled(max(1, round(share * (self._size // 2)))) for share in self._config.sizes]
+    def _draw(self, canvas, scan, dice):
+        room = len(canvas)
+        side = max(1, round(dice.choice(self._config.sizes) * room))
+        _paste(canvas, self._digit(scan, side), *self._offset(dice, side, room))
 
     def _offset(self, dice, side, room):
         reach = round(self._shift * side / SIDE)
@@ -97,11 +96,10 @@ class Scans:
             return middle, middle
         return middle + dice.below(2 * reach + 1) - reach, middle + dice.below(2 * reach + 1) - reach
 
-    def _upscaled(self, side):
-        grey = (self._levels * (255.0 / 16.0)).round().astype(np.uint8)
-        pictures = [Image.fromarray(scan).resize((side, side), Image.Resampling.BICUBIC) for scan in grey]
-        stacked = np.stack([np.asarray(picture) for picture in pictures])
-        return np.ascontiguousarray(np.rot90(stacked, self._config.rotation // 90, axes=(1, 2)))
+    def _upscaled(self, scan, side):
+        grey = (self._levels[scan] * (255.0 / 16.0)).round().astype(np.uint8)
+        picture = np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.BICUBIC))
+        return np.rot90(picture, self._config.rotation // 90)
 
 
 def _paste(canvas, digit, top, left):
