@@ -23,8 +23,7 @@ def list_steps(directory: epath.Path) -> list[int]:
     """Steps that have a folder, complete or not, in ascending order; folders on their way out do not count."""
     if not directory.exists():
         return []
-    steps = [int(path.name) for path in directory.iterdir() if path.name.isdecimal()]
-    return sorted(step for step in steps if not (step_folder(directory, step) / _REMOVAL_MARK).exists())
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and not _is_going(path))
 
 
 def list_complete_steps(directory: epath.Path) -> list[int]:
@@ -44,7 +43,7 @@ def sweep(directory: epath.Path) -> None:
     for path in list(directory.iterdir()):
         if store.TEMPORARY_MARK in path.name:
             path.rmtree()
-        elif path.name.isdecimal() and (path / _REMOVAL_MARK).exists():
+        elif path.name.isdecimal() and _is_going(path):
             _remove_marked(path)
 
 
@@ -60,6 +59,11 @@ def steps_to_keep(
         if scored:
             kept.add(max(scored)[1])
     return kept
+
+
+def _is_going(folder: epath.Path) -> bool:
+    """Whether its removal has begun: it is marked, or so near the end that only the folder is left."""
+    return (folder / _REMOVAL_MARK).exists() or not any(folder.iterdir())
 
 
 def _remove_marked(folder: epath.Path) -> None:

@@ -58,7 +58,7 @@ class Manifest:
             record["shape"] = list(record["shape"])
         body = {"format": _FORMAT, **body}
         unfinished = folder / _UNFINISHED
-        unfinished.write_text(json.dumps({**body, "checksum": _digest(body)}, indent=1))
+        unfinished.write_text(_text_of(body))
         unfinished.replace(folder / FILE_NAME)
 
 
@@ -71,12 +71,13 @@ def read_manifest(folder: epath.Path) -> Manifest:
     """
     path = folder / FILE_NAME
     try:
-        body = json.loads(path.read_text())
-        checksum = body.pop("checksum")
-        intact = checksum == _digest(body)
+        text = path.read_text()
+        body = json.loads(text)
+        body.pop("checksum", None)
+        intact = text == _text_of(body)
     except FileNotFoundError:
         raise CheckpointError(f"{FILE_NAME} is missing: the save was cut short, or the file was removed") from None
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, TypeError, AttributeError):  # not text, not JSON, or not an object
         intact = False
     if not intact:
         raise CheckpointError(f"{FILE_NAME} is damaged: its contents do not match its checksum")
@@ -157,5 +158,6 @@ def _record_file(path: epath.Path) -> FileRecord:
     return FileRecord(size, hashlib.sha256(path.read_bytes()).hexdigest() if size <= _HASHED_BYTES else None)
 
 
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def _text_of(body: dict[str, Any]) -> str:
+    checksum = hashlib.sha256(json.dumps(body).encode()).hexdigest()
+    return json.dumps({**body, "checksum": checksum}, indent=1)
