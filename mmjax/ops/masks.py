@@ -23,12 +23,19 @@ class AttentionMask:
 
     `#` marks a key (column) that a query (row) sees.
 
-    Nothing set: everything.            causal=True: no key at a later position.
+    Nothing set:
 
-        # # # #                             # . . .
-        # # # #                             # # . .
-        # # # #                             # # # .
-        # # # #                             # # # #
+        # # # #
+        # # # #
+        # # # #
+        # # # #
+
+    causal=True: no key at a later position.
+
+        # . . .
+        # # . .
+        # # # .
+        # # # #
 
     causal=True, window=2: of these, only the last two positions, the query's own included.
 
