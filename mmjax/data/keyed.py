@@ -31,7 +31,7 @@ def fold(key: int, *numbers: int) -> int:
 def shuffled(key: int, count: int) -> Int[np.ndarray, " count"]:
     """A permutation of 0..count-1, whole."""
     bits = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
-    return np.argsort(_mix(bits), kind="stable")
+    return np.argsort(_mix_array(bits), kind="stable")
 
 
 class Dice:
@@ -102,12 +102,15 @@ class KeyedPermutation:
         return number
 
 
-def _mix(bits):
-    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014), over an int or a uint64 array."""
-    if isinstance(bits, int):
-        bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & _MASK
-        return bits ^ (bits >> 31)
+def _mix(bits: int) -> int:
+    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & _MASK
+    return bits ^ (bits >> 31)
+
+
+def _mix_array(bits):
+    """`_mix` of each number of a uint64 array."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))

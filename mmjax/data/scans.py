@@ -62,7 +62,7 @@ class Scans:
         self.labels: Int[np.ndarray, " S"] = labels[chosen]
         self.of_class = {digit: np.flatnonzero(self.labels == digit).tolist() for digit in config.classes}
         self._levels = levels[chosen]
-        self._digit = functools.lru_cache(maxsize=max(64, _CACHE_BYTES // image_size**2))(self._upscaled)
+        self._digit = functools.lru_cache(maxsize=max(64, _CACHE_BYTES // (3 * image_size**2)))(self._upscaled)
         self._shift = config.shift if config.split == "train" else 0.0
 
     def __len__(self) -> int:
@@ -99,16 +99,17 @@ class Scans:
     def _upscaled(self, scan, side):
         grey = (self._levels[scan] * (255.0 / 16.0)).round().astype(np.uint8)
         picture = np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.BICUBIC))
-        return np.rot90(picture, self._config.rotation // 90)
+        turned = np.rot90(picture, self._config.rotation // 90)
+        return np.ascontiguousarray(np.broadcast_to(turned[:, :, None], (side, side, 3)))  # grey, ready to be copied
 
 
 def _paste(canvas, digit, top, left):
-    """Draws a grey digit with its corner at (top, left); what lies outside the canvas is cut off."""
+    """Draws a digit with its corner at (top, left); what lies outside the canvas is cut off."""
     height, width = canvas.shape[:2]
-    rows, columns = digit.shape
+    rows, columns = digit.shape[:2]
     up, down = max(0, -top), min(rows, height - top)
     start, stop = max(0, -left), min(columns, width - left)
-    canvas[top + up : top + down, left + start : left + stop] = digit[up:down, start:stop, None]
+    canvas[top + up : top + down, left + start : left + stop] = digit[up:down, start:stop]
 
 
 @functools.lru_cache(maxsize=1)

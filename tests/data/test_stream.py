@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -91,7 +92,14 @@ def test_processes_share_the_same_global_batch(straight, processes):
 def test_another_interpreter_makes_the_same_stream(straight):
     program = "from tests.data.test_stream import digest, make, take; print(digest(take(make(workers=1), 12)))"
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=pathlib.Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == digest(straight)
 
 
