@@ -140,8 +140,8 @@ class Attention(nn.Module):
                     cache.value.at[rows, write_index].set(pair.value.astype(cache.value.dtype)),
                 )
         # Kept only by a caller that asks for the collection: what the attention maps of a report are drawn from.
-        self.sow("attention", "query", query)
-        self.sow("attention", "key", pair.key)
+        self.sow("attention", "queries", query)
+        self.sow("attention", "keys", pair.key)
         slopes = None if self.alibi_slopes is None else jnp.asarray(self.alibi_slopes)
         y = attention(
             query,

@@ -56,6 +56,7 @@ class DecoderOutput:
     hidden: Float[Array, "B T D"]
     unembedding: Float[Array, "V D"]
     cache: DecoderCache | None
+    logits_softcap: float | None = flax.struct.field(pytree_node=False)
 
 
 @flax.struct.dataclass
@@ -220,7 +221,7 @@ class Decoder(nn.Module):
         x, blocks, tail = self._layers(x, context, cache)
         x = Norm(config.norm, config.norm_eps, config.norm_offset, config.norm_bias, name="final_norm")(x)
         new_cache = None if cache is None else DecoderCache(blocks, tail, mask.key_positions, mask.key_segments)
-        return DecoderOutput(x, unembedding, new_cache)
+        return DecoderOutput(x, unembedding, new_cache, config.logits_softcap)
 
     def _embeddings(self):
         config = self.config

@@ -1,0 +1,13 @@
+"""Flamingo-3B, as in the paper.
+
+    mmjax inspect --config configs/flamingo_3b.py
+    mmjax train --config configs/flamingo_3b.py --workdir DIR
+"""
+
+from configs.common import flamingo_paper
+
+
+def get_config():
+    config = flamingo_paper("flamingo-3b")
+    config.mesh = {"data": 1, "fsdp": -1}
+    return config

@@ -1,0 +1,125 @@
+"""Config files -> the frozen configuration of a run: `FILE.py[:ARG]` with `get_config(arg)`, and overrides."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from mmjax.core.config import build, nearest, to_tree
+from mmjax.core.errors import ConfigError
+from mmjax.training.run import RunConfig
+
+
+def add_config_argument(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Adds `--config FILE[:ARG]`."""
+    parser.add_argument(
+        "--config",
+        required=required,
+        metavar="FILE[:ARG]",
+        help="config file with get_config(arg), e.g. configs/flamingo_digits.py, or its name; "
+        "--config.KEY=VALUE changes a setting",
+    )
+
+
+def load_config(reference: str, overrides: Sequence[tuple[str, str]]) -> RunConfig:
+    """The configuration of `FILE[:ARG]` with the overrides applied.
+
+    Raises:
+      ConfigError: no such file, an error in it, an unknown key, a wrong type, or a missing value.
+    """
+    resolved = to_tree(build(RunConfig, _read(reference)))
+    for key, text in overrides:
+        _override(resolved, key, text)
+    return build(RunConfig, resolved)
+
+
+def _read(reference: str) -> Mapping[str, Any]:
+    name, _, argument = reference.partition(":")
+    path = _find(name)
+    spec = importlib.util.spec_from_file_location(f"mmjax_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.parent))  # so that a file can import configs.common
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ConfigError(f"{path} has no function get_config(arg)")
+        config = module.get_config(argument) if argument else module.get_config()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{path} failed: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ConfigError(f"get_config of {path} must return an ml_collections.ConfigDict, not {type(config).__name__}")
+    return config.to_dict()
+
+
+def _find(name: str) -> Path:
+    candidates = [Path(name), Path("configs") / f"{name}.py", Path(__file__).parents[2] / "configs" / f"{name}.py"]
+    for path in candidates:
+        if path.is_file():
+            return path.absolute()
+    known = sorted(path.stem for path in candidates[2].parent.glob("*.py") if path.stem not in ("common", "__init__"))
+    raise ConfigError(f"there is no config file {name}{nearest(Path(name).stem, known) if known else ''}")
+
+
+def _override(tree: dict[str, Any], key: str, text: str) -> None:
+    *parents, last = key.split(".")
+    node: Any = tree
+    path = "config"
+    for part in parents:
+        node = _child(node, part, path)
+        path = f"{path}.{part}"
+    if isinstance(node, list):
+        node[_index(node, last, path)] = _value(text, _child(node, last, path))
+    elif not isinstance(node, dict):
+        raise ConfigError(f"{path} is a single value; it has no {last}")
+    elif last in node:
+        node[last] = _value(text, node[last])
+    elif path.endswith((".options", ".special", ".weights")):
+        node[last] = _value(text, None)  # the group's own kind knows what may stand here
+    else:
+        raise ConfigError(f"{path}.{last} is not a setting{nearest(last, node)}")
+
+
+def _child(node: Any, part: str, path: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, path)]
+    if not isinstance(node, dict):
+        raise ConfigError(f"{path} is a single value; it has no {part}")
+    if part not in node:
+        raise ConfigError(f"{path}.{part} is not a setting{nearest(part, node)}")
+    return node[part]
+
+
+def _index(node: list, part: str, path: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ConfigError(f"{path} is a list of {len(node)}; its items are {path}.0 to {path}.{len(node) - 1}, not {part}")
+    return int(part)
+
+
+def _value(text: str, old: Any) -> Any:
+    """The text as Python would read it where it does; `a,b` is a list of words where a list stood before."""
+    if isinstance(old, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(old, int) and not isinstance(old, bool) and isinstance(value, float) and value.is_integer():
+        return int(value)  # 1e3 is a fine way to write a number of steps
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(old, list) and not isinstance(value, list):
+        return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else [value]
+    if isinstance(old, bool) and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    return value

@@ -1,0 +1,1 @@
+"""Floor 3: schedules, parameter groups, and the optimizer made of them."""

@@ -1,0 +1,140 @@
+"""From a workdir or a checkpoint to a model that can be used: its configuration, tokenizer, and parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mmjax.checkpoints.manager import Checkpoints
+from mmjax.core.arrays import Array
+from mmjax.core.batch import Batch
+from mmjax.core.config import build
+from mmjax.core.errors import ConfigError, InputError
+from mmjax.core.paths import first_match
+from mmjax.data.stream import DataConfig
+from mmjax.text.tokenizer import Tokenizer, make_tokenizer
+from mmjax.training.run import RunConfig
+from mmjax.training.state import plan_state
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A trained model with all that is needed to use it; `params` by path, the averaged ones if the run kept an average."""
+
+    config: RunConfig
+    model: nn.Module
+    tokenizer: Tokenizer
+    params: dict[str, Array]
+    step: int
+    workdir: Path
+
+
+def find_run(path: str | Path) -> tuple[Path, int | None]:
+    """The workdir, and the step if one is named, of a path to a workdir, its checkpoints folder, or one step.
+
+    Raises:
+      InputError: there is no run at that path.
+    """
+    path = Path(path).expanduser()
+    candidates = [(path, None), (path.parent, None)]
+    if path.name.isdigit():
+        candidates.append((path.parent.parent, int(path.name)))
+    for workdir, step in candidates:
+        if (workdir / "config.json").is_file() and (workdir / "checkpoints").is_dir():
+            return workdir, step
+    raise InputError(f"{path} is not the workdir of a run, nor a checkpoint in one (no config.json and checkpoints/)")
+
+
+def read_config(workdir: Path) -> RunConfig:
+    """The configuration that a run was last started with."""
+    path = workdir / "config.json"
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    return build(RunConfig, tree)
+
+
+def abstract_batch(data: DataConfig, rows: int) -> Batch:
+    """Shapes of a global batch of `rows` rows."""
+    text = (rows, data.length)
+    frames = (data.frames,) if data.frames > 1 else ()
+    media = (rows, data.images, *frames)
+
+    def array(shape, dtype):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    return Batch(
+        tokens=array(text, jnp.int32),
+        positions=array(text, jnp.int32),
+        segment_ids=array(text, jnp.int32),
+        targets=array(text, jnp.int32),
+        loss_weights=array(text, jnp.float32),
+        media_index=array(text, jnp.int32),
+        images=array((*media, data.image_size, data.image_size, 3), jnp.uint8),
+        image_mask=array(media, jnp.bool_),
+        dataset_ids=array((rows,), jnp.int32),
+    )
+
+
+def build_model(config: RunConfig) -> tuple[nn.Module, Tokenizer]:
+    """The module and the tokenizer of a run.
+
+    Raises:
+      ConfigError: the tokenizer has more tokens than the model has embeddings.
+    """
+    model, tokenizer = config.model.build(config.dtype), make_tokenizer(config.tokenizer)
+    rows = model.config.decoder.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise ConfigError(
+            f"config.model.config.decoder.vocab_size is {rows} but the tokenizer has {tokenizer.vocab_size} tokens; raise it"
+        )
+    return model, tokenizer
+
+
+def load_run(path: str | Path, mesh: Mesh) -> LoadedRun:
+    """Reads the newest good step (or the one that `path` names) straight into its shards on `mesh`.
+
+    Raises:
+      InputError: no run at `path`.  CheckpointError: no good checkpoint, or it does not fit its configuration.
+    """
+    workdir, step = find_run(path)
+    config = read_config(workdir)
+    model, tokenizer = build_model(config)
+    plan = plan_state(config, model, abstract_batch(config.data, config.batch_size), mesh)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        restored = checkpoints.restore(step, like=plan.abstract.tree(), parts=("params", "frozen", "ema"))
+    params = {**restored.state["frozen"], **restored.state["params"], **restored.state["ema"]}
+    return LoadedRun(config, model, tokenizer, params, restored.step, workdir)
+
+
+def initial_params(
+    config: RunConfig, shapes: Mapping[str, Any], shardings: Mapping[str, Any], mesh: Mesh
+) -> dict[str, Array]:
+    """The parameters that `init_from` gives, laid out as the new run wants them.
+
+    Raises:
+      InputError: a parameter that the other run lacks, or has in another shape, and `init_missing` does not name; every
+        one is listed.
+    """
+    loaded = load_run(config.init_from, mesh).params
+    missing = [path for path in shapes if path not in loaded or loaded[path].shape != shapes[path].shape]
+    allowed = [config.init_missing] if config.init_missing else []
+    unexplained = [path for path in missing if first_match(allowed, path) < 0]
+    if unexplained:
+        listed = ", ".join(
+            f"{path} ({loaded[path].shape} there, {shapes[path].shape} here)" if path in loaded else f"{path} (absent)"
+            for path in unexplained
+        )
+        raise InputError(
+            f"init_from {config.init_from} does not give: {listed}. Name what may start at random in init_missing"
+        )
+    return {path: jax.device_put(loaded[path], shardings[path]) for path in shapes if path not in missing}

@@ -1,0 +1,327 @@
+"""The training loop: start or resume, step, log, evaluate, save, and end cleanly whatever ends it."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jax.sharding import Mesh
+
+from mmjax.checkpoints.manager import Checkpoints
+from mmjax.checkpoints.manifest import current_versions
+from mmjax.core.batch import Batch
+from mmjax.core.config import to_tree
+from mmjax.core.errors import InputError, TrainingError
+from mmjax.core.progress import progress_bar
+from mmjax.data.stream import BatchStream, StreamItem
+from mmjax.ops.flops import count_flops
+from mmjax.optim.groups import group_table
+from mmjax.optim.schedules import make_schedule
+from mmjax.parallel.mesh import make_mesh
+from mmjax.parallel.sharding import batch_sharding
+from mmjax.training.chips import peak_flops
+from mmjax.training.guards import CompilationCounter, StopRequest, Watchdog
+from mmjax.training.load import abstract_batch, build_model, initial_params
+from mmjax.training.metrics import RunLog, finite, write_text
+from mmjax.training.run import RunConfig
+from mmjax.training.state import TrainState, create_state, plan_state, replace_params
+from mmjax.training.step import make_loss, make_train_step
+from mmjax.training.window import Window
+
+# In-loop evaluation: (model, parameters by path, tokenizer, step) -> rows of scores.
+Evaluate = Callable[[Any, Mapping[str, Any], Any, int], list[dict[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """How a run ended. `stopped_by` is the signal's name, empty for a run that reached its last step."""
+
+    step: int
+    stopped_by: str
+    checkpoint: Path
+
+
+class Trainer:
+    """One run in one workdir."""
+
+    def __init__(self, config: RunConfig, workdir: str | Path, *, evaluate: Evaluate | None = None):
+        self.config = config
+        self.workdir = Path(workdir).expanduser().absolute()
+        self._evaluate = evaluate
+        self._bar: tqdm.tqdm | None = None
+        self.mesh: Mesh = make_mesh(config.mesh)
+        self.model, self.tokenizer = build_model(config)
+        if config.batch_size % jax.process_count():
+            raise InputError(f"batch_size {config.batch_size} cannot be shared by {jax.process_count()} processes")
+        self.batch = abstract_batch(config.data, config.batch_size)
+        self.plan = plan_state(config, self.model, self.batch, self.mesh)
+        self._batch_shardings = jax.tree.map(lambda leaf: batch_sharding(self.mesh, leaf.shape), self.batch)
+        self._is_writer = jax.process_index() == 0
+
+    def train(self) -> TrainResult:
+        """Trains to the last step, or until a signal asks to stop; the state is saved either way.
+
+        Raises:
+          TrainingError: too many non-finite steps in a row, or too many bad records.
+          CheckpointError: a save failed, or no checkpoint could be restored.
+        """
+        config = self.config
+        (self.workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        best = (config.checkpoint.best_metric, config.checkpoint.best_mode) if config.checkpoint.best_metric else None
+        with (
+            StopRequest().listening() as stop,
+            Checkpoints(
+                self.workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=best
+            ) as checkpoints,
+        ):
+            state, position = self._start(checkpoints)
+            stream = self._stream(int(state.step), position)
+            self._write_config()
+            if int(state.step) >= config.total_steps:
+                self._say(f"the run is at its last step, {config.total_steps}; nothing is left to do")
+                return TrainResult(int(state.step), "", self.workdir / "checkpoints" / str(int(state.step)))
+            loop = _Loop(self, checkpoints, stream, stop)
+            try:
+                return loop.run(state)
+            finally:
+                loop.close()
+
+    def _start(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, int] | None]:
+        if checkpoints.steps():
+            restored = checkpoints.restore(like=self.plan.abstract.tree())
+            self._say(f"resuming {self.workdir} at step {restored.step}")
+            for change in _differences(restored.config, to_tree(self.config)):
+                self._say(f"changed since then: {change}")
+            return TrainState(**restored.state), restored.position
+        self._say(group_table(self.config.optim.groups, self.plan.groups, self.plan.shapes))
+        state = create_state(self.config, self.model, self.batch_example(), self.plan)
+        if self.config.init_from:
+            shardings = {
+                path: leaf.sharding for path, leaf in {**self.plan.abstract.params, **self.plan.abstract.frozen}.items()
+            }
+            state = replace_params(state, initial_params(self.config, self.plan.shapes, shardings, self.mesh))
+        return state, None
+
+    def batch_example(self) -> Batch:
+        """A batch of zeros of the run's shapes with a single row, to make parameters with."""
+        return jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), self.batch)
+
+    def _stream(self, step: int, position: Mapping[str, int] | None) -> BatchStream:
+        stream = BatchStream(
+            self.config.data,
+            self.tokenizer,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            start_step=step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        self._fingerprint = int(stream.fingerprint()[:15], 16)
+        if position is not None and position["fingerprint"] != self._fingerprint:
+            raise InputError(
+                f"the run in {self.workdir} read other data than this configuration describes (seed, batch_size or "
+                "config.data changed): give the old settings, or another --workdir with init_from"
+            )
+        return stream
+
+    def position(self, step: int) -> dict[str, int]:
+        """Where the stream is after `step` steps: what was consumed, not what was read ahead."""
+        return {"step": step, "fingerprint": self._fingerprint}
+
+    def put(self, batch: Batch) -> Batch:
+        """This process's rows as arrays of the whole mesh."""
+        return jax.tree.map(jax.make_array_from_process_local_data, self._batch_shardings, batch)
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of update `step`, counted from 1."""
+        optim = self.config.optim
+        return optim.learning_rate * float(make_schedule(optim.schedule, self.config.total_steps)(step - 1))
+
+    def _write_config(self) -> None:
+        if self._is_writer:
+            write_text(self.workdir / "config.json", json.dumps(to_tree(self.config), indent=2) + "\n")
+            versions = {**current_versions(), "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}"}
+            write_text(self.workdir / "versions.json", json.dumps(versions, indent=2) + "\n")
+
+    def _say(self, message: str) -> None:
+        if self._is_writer:
+            tqdm.tqdm.write(message, file=sys.stderr)
+
+
+class _Loop:
+    """The moving parts of a run that has started."""
+
+    def __init__(self, trainer: Trainer, checkpoints: Checkpoints, stream: BatchStream, stop: StopRequest):
+        self.trainer, self.config, self.checkpoints, self.stream, self.stop = (
+            trainer,
+            trainer.config,
+            checkpoints,
+            stream,
+            stop,
+        )
+        weights = stream.loss_weights
+        step = make_train_step(self.config, trainer.model, trainer.plan, trainer.mesh, weights)
+        blank = make_loss(self.config, trainer.model, trainer.mesh, weights, blank=True)
+        self.flops = count_flops(step, trainer.plan.abstract, trainer.batch).total
+        peak = peak_flops(jax.devices()[0].device_kind)
+        self.peak = None if peak is None else peak * jax.device_count()
+        batch = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            trainer.batch,
+            trainer._batch_shardings,
+        )
+        trainer._say(f"compiling for {jax.device_count()} x {jax.devices()[0].device_kind} ...")
+        started = time.monotonic()
+        self.step = jax.jit(step, donate_argnums=0).lower(trainer.plan.abstract, batch).compile()
+        self.blank = jax.jit(blank).lower(trainer.plan.abstract, batch).compile()
+        trainer._say(f"compiled in {time.monotonic() - started:.1f} s; {self.flops / 1e9:.2f} GFLOP a step")
+        self.watchdog = Watchdog(self.config.guards.watchdog_seconds)
+        self.compilations = CompilationCounter()
+        self.log: RunLog | None = None
+        self.scores: dict[str, float] = {}
+        # Where steps are queued, a step's figures are read while the next one runs; on CPU, queues can deadlock.
+        self.lag = 0 if jax.devices()[0].platform == "cpu" else 1
+
+    def run(self, state: TrainState) -> TrainResult:
+        first = int(state.step)
+        self.log = RunLog(self.trainer.workdir, resume_step=first, writes=self.trainer._is_writer)
+        self.window = Window(self.stream.dataset_names, self.flops, self.peak)
+        self.bad = collections.deque(maxlen=self.config.guards.max_nonfinite_steps)
+        self.bar = progress_bar(total=self.config.total_steps, initial=first, what="train", unit="step")
+        self.pending: collections.deque = collections.deque()
+        items = iter(self.stream)
+        item, batch = self._next(items)
+        for step in range(first + 1, self.config.total_steps + 1):
+            self.watchdog.beat(f"step {step}")
+            self.checkpoints.check()
+            blank = self._blank_loss(state, batch, step)
+            with self.compilations.watching(), jax.transfer_guard("disallow"):
+                state, metrics = self.step(state, batch)
+            self.window.start(item)
+            self.pending.append((step, item, metrics, blank))
+            if step < self.config.total_steps:
+                item, batch = self._next(items)
+            self._finish(self.lag, state)
+            last = step == self.config.total_steps or bool(self.stop)
+            if self._due(self.config.eval_every_steps, step) or last:
+                self._finish(0, state)
+            if self._due(self.config.eval_every_steps, step):
+                self._evaluate(state, step)
+            if self._due(self.config.checkpoint.every_steps, step) or last:
+                self._save(state, step)
+            if last:
+                break
+        self.checkpoints.wait()
+        return TrainResult(step, self.stop.name, self.trainer.workdir / "checkpoints" / str(step))
+
+    def close(self) -> None:
+        """Ends what runs beside the loop."""
+        self.watchdog.close()
+        self.compilations.close()
+        if self.log is not None:
+            self.log.close()
+            self.bar.close()
+
+    def _next(self, items) -> tuple[StreamItem, Batch]:
+        with self.window.waiting():
+            item = next(items)
+        self.log.bad_records(item.step + 1, item.bad_records)
+        return item, self.trainer.put(item.batch)
+
+    def _due(self, every: int, step: int) -> bool:
+        return every > 0 and step % every == 0
+
+    def _blank_loss(self, state, batch, step):
+        """The loss of this batch without its pictures, by the parameters before the step that will be logged."""
+        if not self._due(self.config.log_every_steps, step):
+            return None
+        with self.window.paused():
+            return jax.block_until_ready(self.blank(state, batch))
+
+    def _finish(self, lag: int, state: TrainState) -> None:
+        """Reads the figures of all but the newest `lag` steps."""
+        while len(self.pending) > lag:
+            step, item, metrics, blank = self.pending.popleft()
+            metrics = jax.device_get(metrics)
+            self.window.finish(metrics)
+            self.bar.update(1)
+            self._guard(step, item, metrics)
+            if self._due(self.config.log_every_steps, step):
+                self._log(step, metrics, blank, state)
+
+    def _guard(self, step, item, metrics) -> None:
+        if metrics.finite:
+            return
+        self.bad.append(f"step {step}: {' '.join(item.ids)}")
+        self.trainer._say(f"step {step} was skipped: its loss or gradient is not finite")
+        if metrics.nonfinite_in_row >= self.config.guards.max_nonfinite_steps:
+            raise TrainingError(
+                f"{metrics.nonfinite_in_row} steps in a row had a loss or gradient that is not finite; none was applied. "
+                f"Lower optim.learning_rate or look at these examples: {'; '.join(self.bad)}"
+            )
+
+    def _log(self, step, metrics, blank, state) -> None:
+        values = self.window.summary(metrics, jax.device_get(blank))
+        values["learning_rate"] = self.trainer.learning_rate(step)
+        values["gates"] = _gates(state)
+        values["recompilations"] = self.compilations.count
+        self.log.metrics(step, values)
+        if self.compilations.count:
+            self.trainer._say(f"{self.compilations.count} programs were compiled after the first step")
+        if self.bar.disable:
+            self.trainer._say(self.window.line(step, self.config.total_steps, values))
+        else:
+            self.bar.set_postfix_str(f"loss {values['loss']:.4f} gap {values['grounding_gap']:.3f}")
+        self.window.reset()
+
+    def _evaluate(self, state, step) -> None:
+        if self.trainer._evaluate is None:
+            return
+        with self.window.paused():
+            params = {**state.all_params(), **state.ema}
+            rows = self.trainer._evaluate(self.trainer.model, params, self.trainer.tokenizer, step)
+            self.log.evaluation(step, rows)
+            self.scores = {f"{row['task']}_{row['shots']}_shots": row["score"] for row in rows}
+            self.watchdog.beat(f"step {step}")
+
+    def _save(self, state, step) -> None:
+        with self.window.paused():
+            metrics = {name: finite(float(value)) for name, value in {**self.window.last, **self.scores}.items()}
+            self.checkpoints.save(
+                step,
+                state.tree(),
+                position=self.trainer.position(step),
+                config=to_tree(self.config),
+                metrics={name: value for name, value in metrics.items() if value is not None},
+            )
+
+
+def _gates(state: TrainState) -> dict[str, list[float]]:
+    """tanh of every gate, by path: what share of the cross-attention each block lets through (mean over channels)."""
+    gates = {}
+    for path, leaf in state.all_params().items():
+        if path.endswith("_gate"):
+            values = np.tanh(np.asarray(jax.device_get(leaf), np.float64))
+            stacked = values if "/layers/" in path else values[None]
+            gates[path] = stacked.reshape(stacked.shape[0], -1).mean(axis=1).tolist()
+    return gates
+
+
+def _differences(old: Any, new: Any, path: str = "config") -> list[str]:
+    """What changed between two configurations, one line each."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            line
+            for key in sorted({*old, *new})
+            for line in _differences(old.get(key), new.get(key), f"{path}.{key}")
+        ]
+    return [] if old == new else [f"{path} {old!r} -> {new!r}"]
