@@ -16,6 +16,8 @@ from mmjax.checkpoints import folder, manifest, store
 from mmjax.checkpoints.checksum import host_checksum
 from mmjax.checkpoints.manifest import Manifest
 from mmjax.core.errors import CheckpointError, InputError
+from mmjax.core.paths import part_of
+from mmjax.models.families import FAMILIES
 
 _PARAMETERS = ("params", "frozen")
 _DIGESTED = (*_PARAMETERS, "optimizer")
@@ -71,7 +73,7 @@ def inspect(path: str | os.PathLike, *, warn: Callable[[str], None]) -> dict[str
             "path": str(here),
             "step": record.step,
             "sha256": digest,
-            **summarise(parameters),
+            **summarise(parameters, _patterns(record)),
             "position": record.position,
             "metrics": record.metrics,
             "versions": record.versions,
@@ -79,19 +81,27 @@ def inspect(path: str | os.PathLike, *, warn: Callable[[str], None]) -> dict[str
     raise CheckpointError(f"{directory} has no good checkpoint; its steps are: {', '.join(map(str, steps))}")
 
 
-def summarise(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Counts the parameters `{path: leaf with shape and dtype}`, in all and by the first component of their path.
+def summarise(parameters: Mapping[str, Any], patterns: Mapping[str, str]) -> dict[str, Any]:
+    """Counts the parameters `{path: leaf with shape and dtype}`, in all and by part.
+
+    `patterns` are those of the parts' paths, by name; what none matches counts by the first component of its path.
 
     Returns:
       `parameters`, and `parts`: `{name: {"count": elements, "bytes": bytes}}` in the order of first appearance.
     """
     parts: dict[str, dict[str, int]] = {}
     for path, leaf in parameters.items():
-        part = parts.setdefault(path.split("/")[0], {"count": 0, "bytes": 0})
+        part = parts.setdefault(part_of(path, patterns), {"count": 0, "bytes": 0})
         count = int(np.prod(leaf.shape, dtype=np.int64))
         part["count"] += count
         part["bytes"] += count * np.dtype(leaf.dtype).itemsize
     return {"parameters": sum(part["count"] for part in parts.values()), "parts": parts}
+
+
+def _patterns(record: Manifest) -> Mapping[str, str]:
+    """How the parts of the checkpoint's model are named, where its configuration says what family it is of."""
+    family = record.config.get("model", {}).get("family")
+    return FAMILIES[family].parts if family in FAMILIES else {}
 
 
 def _verify_and_digest(path: epath.Path, record: Manifest) -> str:

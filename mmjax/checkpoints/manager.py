@@ -129,10 +129,6 @@ class Checkpoints:
         self._current = step
         return True
 
-    def prepare(self, state: Mapping[str, PyTree]) -> None:
-        """Compiles what `save` needs for states like this one, so that no save compiles anything later."""
-        finish_checksums(start_checksums(name_leaves(state)))
-
     def check(self) -> None:
         """Raises the error of a save that has failed by now; costs nothing and waits for nothing."""
         if self._saving is not None and self._saving.done():

@@ -7,11 +7,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from train_states import CONFIG, make_state, mesh, save
 
 from mmjax.checkpoints.inspect import inspect, locate, summarise
 from mmjax.checkpoints.manager import Checkpoints
 from mmjax.core.errors import CheckpointError, InputError
+from tests.checkpoints.train_states import CONFIG, make_state, mesh, save
 
 
 @pytest.fixture

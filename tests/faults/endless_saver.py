@@ -3,9 +3,9 @@
 import sys
 
 import jax
-from fault_states import assert_is_step, like, save_step
 
 from mmjax.checkpoints.manager import Checkpoints
+from tests.faults.fault_states import assert_is_step, like, save_step
 
 jax.config.update("jax_platforms", "cpu")
 

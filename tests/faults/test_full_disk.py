@@ -6,10 +6,10 @@ import subprocess
 import time
 
 import pytest
-from fault_states import assert_is_step, like, save_step
 
 from mmjax.checkpoints.manager import Checkpoints
 from mmjax.core.errors import CheckpointError
+from tests.faults.fault_states import assert_is_step, like, save_step
 
 
 @pytest.fixture

@@ -11,17 +11,18 @@ import threading
 import time
 
 import pytest
-from fault_states import assert_is_step, like, save_step
 
 from mmjax.checkpoints.manager import Checkpoints
+from tests.faults.fault_states import assert_is_step, like, save_step
 
-HERE = pathlib.Path(__file__).parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run_and_kill(directory, seconds):
     """Runs the saver, kills it some seconds after its first save, and returns the last step that it called complete."""
     with subprocess.Popen(
-        [sys.executable, HERE / "endless_saver.py", directory],
+        [sys.executable, "-m", "tests.faults.endless_saver", directory],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
