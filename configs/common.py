@@ -47,3 +47,27 @@ def flamingo_paper(size: str) -> ml_collections.ConfigDict:
     }
     config.checkpoint = {"every_steps": 1000, "keep_last": 3}
     return config
+
+
+def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The same run with every size cut to almost nothing: for tests, and for trying a change in seconds.
+
+    What makes up the structure stays: groups, strides of the cross-attention, norms, data sets, phases, schedule.
+    """
+    model = config.model.config
+    model.vision.update(
+        {"image_size": 32, "patch_size": 16, "width": 16, "layers": 2, "heads": 2, "mlp_width": 32, "remat": "none"}
+    )
+    model.resampler.update({"width": 16, "layers": 1, "heads": 2, "head_width": 8, "latents": 3, "mlp_width": 32})
+    layers = 2 * model.cross.get("every", 1) + 1  # two superblocks and a tail
+    model.decoder.update(
+        {"vocab_size": 264, "width": 16, "layers": layers, "heads": 2, "head_width": 8, "mlp_width": 32, "remat": "none"}
+    )
+    model.cross.update({"attention": {"heads": 2, "head_width": 8}, "mlp_width": 32})
+    config.data.image_size = 32
+    config.batch_size = 8
+    config.total_steps = 4
+    config.log_every_steps = 1
+    config.checkpoint.every_steps = 2
+    config.mesh = {"data": -1}
+    return config

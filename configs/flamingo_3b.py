@@ -4,10 +4,10 @@
     mmjax train --config configs/flamingo_3b.py --workdir DIR
 """
 
-from configs.common import flamingo_paper
+from configs.common import flamingo_paper, tiny
 
 
-def get_config():
+def get_config(arg=""):
     config = flamingo_paper("flamingo-3b")
     config.mesh = {"data": 1, "fsdp": -1}
-    return config
+    return tiny(config) if arg == "tiny" else config

@@ -10,12 +10,14 @@ episodes are added in which nonsense words are bound afresh to digit classes, so
 
 import ml_collections
 
+from configs.common import tiny
+
 # Digits that are never bound to a word in training: binding them is the test.
 HELD_OUT = (2, 7)
 BOUND = tuple(digit for digit in range(10) if digit not in HELD_OUT)
 
 
-def get_config():
+def get_config(arg=""):
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.total_steps = 900
@@ -32,7 +34,7 @@ def get_config():
         },
         "phases": [
             {"first_step": 0, "weights": {"read": 3.0, "scene": 1.0}},
-            {"first_step": 400, "weights": {"read": 1.0, "scene": 1.0, "bind": 2.0}},
+            {"first_step": 300, "weights": {"read": 1.0, "scene": 1.0, "bind": 2.0}},
         ],
         "length": 160,
         "images": 9,
@@ -49,7 +51,7 @@ def get_config():
         ],
     }
     config.checkpoint = {"every_steps": 300, "keep_last": 2}
-    return config
+    return tiny(config) if arg == "tiny" else config
 
 
 def model():

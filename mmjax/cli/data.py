@@ -7,6 +7,7 @@ mmjax data ids --config C --steps A:B          prints the examples of the batche
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 
 from mmjax.cli.configs import add_config_argument, load_config
@@ -24,7 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="rows.html", metavar="FILE", help="show: where the page is written")
     parser.add_argument("--processes", type=int, default=1, metavar="P", help="ids: as one of P processes")
     parser.add_argument("--process", type=int, default=0, metavar="p", help="ids: as process p, counted from 0")
-    parser.add_argument("--workers", type=int, default=None, metavar="W", help="threads that read ahead")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=None,
+        metavar="W",
+        help="threads that read ahead; ids: read every example with them (otherwise the ids are those planned)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -43,13 +50,17 @@ def run(options: argparse.Namespace) -> int:
         process_count=options.processes,
         workers=options.workers,
     )
-    items = (item for item, _ in zip(stream, range(stop - first), strict=False))
+    items = itertools.islice(stream, stop - first)
     if options.what == "show":
         render_rows(list(items), tokenizer, options.out, dataset_names=stream.dataset_names)
         print(json.dumps({"page": options.out}) if options.json else f"wrote {options.out}")
         return 0
-    for item in items:
-        print(json.dumps({"step": item.step, "rows": item.ids}) if options.json else f"{item.step}\t{' '.join(item.ids)}")
+    if options.workers is None:
+        rows = ((step, stream.row_ids(step)) for step in range(first, stop))
+    else:
+        rows = ((item.step, item.ids) for item in items)
+    for step, ids in rows:
+        print(json.dumps({"step": step, "rows": ids}) if options.json else f"{step}\t{' '.join(ids)}")
     return 0
 
 

@@ -44,7 +44,7 @@ def test_parameters_are_counted_by_part(workdir):
 
 
 def test_huge_parameters_are_counted_without_overflow():
-    table = summarise({"decoder/w": jax.ShapeDtypeStruct((2**20, 2**13), jnp.bfloat16)})
+    table = summarise({"decoder/w": jax.ShapeDtypeStruct((2**20, 2**13), jnp.bfloat16)}, {})
     assert table == {"parameters": 2**33, "parts": {"decoder": {"count": 2**33, "bytes": 2**34}}}
 
 
