@@ -1,0 +1,256 @@
+"""Checkpoints of an outside layout in and out, for any family that has a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from mmjax.core.arrays import Array, Shaped
+from mmjax.core.errors import CheckpointError, InputError
+from mmjax.core.progress import progress_bar
+from mmjax.interop.families import FAMILIES
+from mmjax.interop.layout import Entry, Family, Layout, lay_out
+from mmjax.interop.settings import read_settings, write_settings
+from mmjax.interop.tensors import DTYPES, StoredTensor, open_folder, write_folder
+from mmjax.parallel.sharding import parameter_shardings
+
+# Files that go along with weights and are not changed by us.
+SIDE_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+EXPORT_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What an imported checkpoint looked like, so that it can be given back as it was."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    base: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model of ours with parameters, and the outside family that it can be written as."""
+
+    family: Family
+    config: Any
+    parameters: dict[str, Shaped[Array, "..."]]
+    origin: Origin | None = None
+
+    def model(self, dtype: Any = jnp.float32) -> nn.Module:
+        """The Linen module, computing in `dtype`."""
+        return self.family.model(self.config, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What `load` would do with a folder: which tensor goes where. Nothing but headers is read."""
+
+    family: Family
+    config: Any
+    origin: Origin
+    layout: Layout
+    tensors: dict[str, StoredTensor]
+
+
+def inspect(folder: str | Path) -> Inspection:
+    """Reads the config and the tensors' names and shapes of a checkpoint folder, and checks that they fit.
+
+    Raises:
+      InputError: not such a folder, an unknown family, or a setting that cannot be represented.
+      CheckpointError: missing, extra or mis-shaped tensors; all of them are listed.
+    """
+    folder = Path(folder)
+    tensors = open_folder(folder)
+    outside = _read_config(folder)
+    family = FAMILIES.get(outside.get("model_type"))
+    if family is None:
+        known = ", ".join(sorted(FAMILIES))
+        raise InputError(f"{folder} is of the family {outside.get('model_type')!r}, which is not known; known are: {known}")
+    config = read_settings(family.config, family.settings, outside)
+    used = [base for base in family.bases if any(name.startswith(base) for name in tensors)]
+    base = used[0] if used else family.bases[0]
+    layout = lay_out(family, config, base)
+    tensors = {name: t for name, t in tensors.items() if not any(re.fullmatch(p, name) for p in family.ignored)}
+    _check(folder, layout, tensors)
+    return Inspection(family, config, Origin(folder, outside, base), layout, tensors)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        outside = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{folder} has no config.json, which says what the weights are") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(outside, dict):
+        raise InputError(f"{path} must hold an object, not {type(outside).__name__}")
+    return outside
+
+
+def _check(folder: Path, layout: Layout, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raises one error that lists every missing, extra and mis-shaped name."""
+    missing = [name for name, entry in layout.entries.items() if name not in tensors and not entry.tied]
+    extra = sorted(set(tensors) - set(layout.entries))
+    lines = [f"missing: {name} {list(layout.entries[name].shape)}" for name in sorted(missing)]
+    lines += [f"extra: {name} {list(tensors[name].shape)}" for name in extra]
+    for name in sorted(set(tensors) & set(layout.entries)):
+        expected, found = layout.entries[name].shape, tensors[name].shape
+        if expected != found:
+            lines.append(f"wrong shape: {name} is {list(found)}, config.json says {list(expected)}")
+        elif not jnp.issubdtype(tensors[name].dtype, jnp.floating):
+            lines.append(f"wrong type: {name} is {tensors[name].dtype}, not floating point")
+    if lines:
+        raise CheckpointError(f"the tensors of {folder} do not fit its config.json:\n  " + "\n  ".join(lines))
+
+
+def load(folder: str | Path, *, mesh: Mesh | None = None, dtype: Any = jnp.float32) -> Pretrained:
+    """Reads a checkpoint folder, tensor by tensor, straight into the device layout of `mesh` (default: one device).
+
+    The host holds one outside tensor at a time, whatever the model's size.
+
+    Raises:
+      InputError, CheckpointError: as `inspect`; also where a tied tensor differs from what it is tied to.
+    """
+    plan = inspect(folder)
+    shardings: Mapping[str, Any] = dict.fromkeys(plan.layout.shapes, SingleDeviceSharding(jax.devices()[0]))
+    if mesh is not None:
+        shardings = parameter_shardings(plan.layout.shapes, plan.layout.axes, mesh)
+    parameters: dict[str, Array] = {}
+    stored = [plan.layout.entries[name] for name in plan.tensors]
+    for entry in progress_bar([entry for entry in stored if not entry.tied], what="import", unit="tensor"):
+        tensor = plan.tensors[entry.name].read()
+        parts = entry.transform.to_inside(tensor, [piece.shape for piece in entry.pieces])
+        for piece, part in zip(entry.pieces, parts, strict=True):
+            shape = plan.layout.shapes[piece.path].shape
+            parameters[piece.path] = _placed(parameters.get(piece.path), part, piece.index, shape, shardings[piece.path], dtype)
+    for entry in stored:
+        if entry.tied:
+            _check_tied(entry, plan.tensors[entry.name].read(), parameters, dtype)
+    return Pretrained(plan.family, plan.config, {path: parameters[path] for path in plan.layout.shapes}, plan.origin)
+
+
+def _placed(buffer, part: np.ndarray, index, shape, sharding, dtype) -> Array:
+    """The parameter with one piece put in its place, on the devices that hold it."""
+    if index is None:
+        whole = jax.make_array_from_callback(shape, sharding, lambda where: part[where])
+        return jax.block_until_ready(whole.astype(dtype))
+    if buffer is None:
+        buffer = jax.jit(functools.partial(jnp.zeros, shape, dtype), out_shardings=sharding)()
+    if isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+    piece = jax.make_array_from_callback(part.shape, sharding, lambda where: part[where])
+    return jax.block_until_ready(_insert(buffer, piece, index))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _insert(buffer, piece, index):
+    return jax.lax.dynamic_update_index_in_dim(buffer, piece.astype(buffer.dtype), index, 0)
+
+
+def _check_tied(entry: Entry, tensor: np.ndarray, parameters: Mapping[str, Array], dtype) -> None:
+    piece = entry.pieces[0]
+    expected = entry.transform.to_outside([np.asarray(parameters[piece.path])])
+    if not np.array_equal(tensor.astype(dtype), expected):
+        raise CheckpointError(
+            f"config.json says that {entry.name} is tied to the embeddings, but the file holds another tensor for it; "
+            "set tie_word_embeddings to false in config.json to use it"
+        )
+
+
+def export(
+    pretrained: Pretrained,
+    folder: str | Path,
+    *,
+    dtype: str = "float32",
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Writes config.json, safetensors (sharded above `max_shard_bytes`), and the tokenizer's files where they are known.
+
+    Raises:
+      InputError: an unknown dtype, a config that the family's layout cannot express, or a folder that holds weights.
+      CheckpointError: parameters that are not those of the config.
+    """
+    folder = Path(folder)
+    if dtype not in EXPORT_DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(EXPORT_DTYPES)}, not {dtype!r}")
+    if folder.exists() and any(folder.glob("*.safetensors*")):
+        raise InputError(f"{folder} already holds weights; give another folder, or remove them first")
+    family, origin = pretrained.family, pretrained.origin
+    outside = write_settings(
+        family.settings,
+        pretrained.config,
+        origin.config if origin else {},
+        canonical=family.canonical,
+        not_exported=family.not_exported,
+    )
+    outside.setdefault("model_type", family.model_type)
+    outside.setdefault("architectures", [family.architecture])
+    outside["torch_dtype" if "torch_dtype" in outside else "dtype"] = dtype
+    layout = lay_out(family, pretrained.config, origin.base if origin else family.bases[0])
+    _check_parameters(layout, pretrained.parameters)
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = {name: entry for name, entry in layout.entries.items() if not entry.tied}
+    with progress_bar(total=len(entries), what="export", unit="tensor") as bar:
+        write_folder(
+            folder,
+            {name: entry.shape for name, entry in entries.items()},
+            DTYPES[EXPORT_DTYPES[dtype]],
+            _contents(entries, pretrained.parameters, bar.update),
+            max_shard_bytes,
+        )
+    (folder / "config.json").write_text(json.dumps(outside, indent=2, sort_keys=True) + "\n")
+    for name in SIDE_FILES:
+        if origin is not None and (origin.folder / name).is_file():
+            shutil.copyfile(origin.folder / name, folder / name)
+
+
+def _check_parameters(layout: Layout, parameters: Mapping[str, Array]) -> None:
+    lines = [f"missing: {path}" for path in layout.shapes if path not in parameters]
+    lines += [f"extra: {path}" for path in parameters if path not in layout.shapes]
+    lines += [
+        f"wrong shape: {path} is {list(parameters[path].shape)}, the config says {list(shape.shape)}"
+        for path, shape in layout.shapes.items()
+        if path in parameters and parameters[path].shape != shape.shape
+    ]
+    if lines:
+        raise CheckpointError("the parameters do not fit the config:\n  " + "\n  ".join(lines))
+
+
+def _contents(entries: Mapping[str, Entry], parameters: Mapping[str, Array], done: Callable) -> Callable:
+    def contents(name: str) -> np.ndarray:
+        entry = entries[name]
+        parts = []
+        for piece in entry.pieces:
+            whole = parameters[piece.path]
+            parts.append(np.asarray(whole if piece.index is None else whole[piece.index]))
+        done()
+        return entry.transform.to_outside(parts)
+
+    return contents

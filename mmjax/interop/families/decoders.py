@@ -1,0 +1,357 @@
+"""Decoder language models of transformers: Llama-3, Mistral, Qwen, Gemma, GPT-2, GPT-NeoX, OPT, MPT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mmjax.interop.families.decoder_settings import (
+    ACTIVATIONS,
+    canonical,
+    flags,
+    head_width,
+    hidden_width,
+    key_value_heads,
+    layer_windows,
+    layered_rope,
+    one_window,
+    query_scale,
+    rope,
+    tied,
+)
+from mmjax.interop.layout import Family, Place, Row, decoder_places
+from mmjax.interop.settings import Setting, agrees, fixed, named, only, same
+from mmjax.models.decoders.config import DecoderConfig, depth_plan
+from mmjax.models.decoders.decoder import Decoder
+
+
+def _places(config: DecoderConfig) -> dict[str, dict[int, Place]]:
+    plan = depth_plan(config.layers, len(config.windows), None)
+    return {"layer": decoder_places(config.layers, plan.superblocks, plan.layers_per_superblock)}
+
+
+def _inputs(config: DecoderConfig) -> tuple:
+    return (jax.ShapeDtypeStruct((1, 1), jnp.int32),) * 3
+
+
+def _family(model_type: str, architecture: str, settings, rows, **kwargs: Any) -> Family:
+    return Family(
+        model_type,
+        architecture,
+        DecoderConfig,
+        tuple(settings),
+        tuple(rows),
+        _places,
+        lambda config, dtype: Decoder(config, None, dtype),
+        _inputs,
+        canonical=canonical,
+        **kwargs,
+    )
+
+
+def _linear(outside: str, inside: str, weight: str, bias: str) -> list[Row]:
+    return [Row(f"{outside}.weight", f"{inside}/kernel", weight), Row(f"{outside}.bias", f"{inside}/bias", bias)]
+
+
+def _norm(outside: str, inside: str) -> list[Row]:
+    return [Row(f"{outside}.weight", f"{inside}/scale"), Row(f"{outside}.bias", f"{inside}/bias")]
+
+
+HEADS = ("D H K -> (H K) D", "H K -> (H K)")
+OUT = ("H K D -> D (H K)", "D -> D")
+WIDE = ("D M -> M D", "M -> M")
+
+
+def _attention(outside: str, out: str) -> list[Row]:
+    rows = _linear(f"{outside}.{out}", "{layer}/attention/out", *OUT)
+    for short, name in (("q", "query"), ("k", "key"), ("v", "value")):
+        rows += _linear(f"{outside}.{short}_proj", f"{{layer}}/attention/{name}", *HEADS)
+    return rows
+
+
+_QKV = tuple("{layer}/attention/" + name for name in ("query", "key", "value"))
+_QKV_KERNEL, _QKV_BIAS = (tuple(f"{path}/{leaf}" for path in _QKV) for leaf in ("kernel", "bias"))
+
+LLAMA_ROWS = [
+    Row("{base}embed_tokens.weight", "embedding"),
+    Row("lm_head.weight", "unembedding", tied_to="embedding"),
+    *_norm("{base}norm", "final_norm"),
+    *_norm("{base}layers.{layer}.input_layernorm", "{layer}/attention_norm"),
+    *_attention("{base}layers.{layer}.self_attn", "o_proj"),
+    *_norm("{base}layers.{layer}.self_attn.q_norm", "{layer}/attention/query_norm"),
+    *_norm("{base}layers.{layer}.self_attn.k_norm", "{layer}/attention/key_norm"),
+    *_linear("{base}layers.{layer}.mlp.up_proj", "{layer}/mlp/up", *WIDE),
+    *_linear("{base}layers.{layer}.mlp.gate_proj", "{layer}/mlp/gate", *WIDE),
+    *_linear("{base}layers.{layer}.mlp.down_proj", "{layer}/mlp/down", *WIDE),
+]
+PRE_NORM = _norm("{base}layers.{layer}.post_attention_layernorm", "{layer}/mlp_norm")
+SANDWICH_NORMS = [
+    *_norm("{base}layers.{layer}.post_attention_layernorm", "{layer}/attention_post_norm"),
+    *_norm("{base}layers.{layer}.pre_feedforward_layernorm", "{layer}/mlp_norm"),
+    *_norm("{base}layers.{layer}.post_feedforward_layernorm", "{layer}/mlp_post_norm"),
+]
+LLAMA_BASE = {"bases": ("model.", ""), "ignored": (r".*rotary_emb\.inv_freq",)}
+
+
+def _llama_settings(*more: Setting, tie: bool = False, groups: int | None = None, width: int | None = None):
+    return (
+        same("vocab_size", "vocab_size"),
+        same("hidden_size", "width"),
+        same("num_hidden_layers", "layers"),
+        same("num_attention_heads", "heads"),
+        same("intermediate_size", "mlp_width"),
+        same("rms_norm_eps", "norm_eps", 1e-6),
+        key_value_heads(groups),
+        head_width(width),
+        tied(tie),
+        *more,
+    )
+
+
+def _act(key: str = "hidden_act", default: str = "silu") -> Setting:
+    return named(key, "activation", ACTIVATIONS, default)
+
+
+_QKV_SWITCH = {"attention_bias": ("qkv_bias", "out_bias")}
+
+llama = _family(
+    "llama",
+    "LlamaForCausalLM",
+    _llama_settings(_act(), rope(), *flags(_QKV_SWITCH | {"mlp_bias": ("mlp_bias",)}, False)),
+    [*LLAMA_ROWS, *PRE_NORM],
+    **LLAMA_BASE,
+)
+mistral = _family(
+    "mistral",
+    "MistralForCausalLM",
+    _llama_settings(_act(), rope(), one_window(4096), groups=8),
+    [*LLAMA_ROWS, *PRE_NORM],
+    **LLAMA_BASE,
+)
+qwen2 = _family(
+    "qwen2",
+    "Qwen2ForCausalLM",
+    _llama_settings(_act(), rope(), layer_windows(None), fixed(qkv_bias=True), groups=32),
+    [*LLAMA_ROWS, *PRE_NORM],
+    **LLAMA_BASE,
+)
+qwen3 = _family(
+    "qwen3",
+    "Qwen3ForCausalLM",
+    _llama_settings(
+        _act(), rope(), layer_windows(None), fixed(qk_norm="head"), *flags(_QKV_SWITCH, False), groups=32, width=128
+    ),
+    [*LLAMA_ROWS, *PRE_NORM],
+    **LLAMA_BASE,
+)
+
+_GEMMA = (
+    fixed(norm_offset=1.0, embedding_scale=True),
+    only("use_bidirectional_attention", None, False),
+    *flags(_QKV_SWITCH, False),
+)
+_GEMMA_CAPS = (
+    fixed(norm_position="sandwich"),
+    query_scale(),
+    _act("hidden_activation", "gelu_pytorch_tanh"),
+)
+
+gemma = _family(
+    "gemma",
+    "GemmaForCausalLM",
+    _llama_settings(
+        *_GEMMA,
+        rope(),
+        # The first configs say "gelu" and mean its approximation by tanh.
+        named("hidden_act", "activation", {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu_tanh"}, "gelu_pytorch_tanh"),
+        tie=True,
+        groups=16,
+        width=256,
+    ),
+    [*LLAMA_ROWS, *PRE_NORM],
+    **LLAMA_BASE,
+)
+gemma2 = _family(
+    "gemma2",
+    "Gemma2ForCausalLM",
+    _llama_settings(
+        *_GEMMA,
+        *_GEMMA_CAPS,
+        rope(),
+        layer_windows(2),
+        same("attn_logit_softcapping", "attention_softcap", 50.0),
+        same("final_logit_softcapping", "logits_softcap", 30.0),
+        tie=True,
+        groups=4,
+        width=256,
+    ),
+    [*LLAMA_ROWS, *SANDWICH_NORMS],
+    **LLAMA_BASE,
+)
+gemma3 = _family(
+    "gemma3_text",
+    "Gemma3ForCausalLM",
+    _llama_settings(
+        *_GEMMA,
+        *_GEMMA_CAPS,
+        layered_rope(),
+        layer_windows(6),
+        fixed(qk_norm="head"),
+        same("attn_logit_softcapping", "attention_softcap", None),
+        same("final_logit_softcapping", "logits_softcap", None),
+        tie=True,
+        groups=4,
+        width=256,
+    ),
+    [*LLAMA_ROWS, *SANDWICH_NORMS],
+    **LLAMA_BASE,
+)
+
+gpt2 = _family(
+    "gpt2",
+    "GPT2LMHeadModel",
+    (
+        same("vocab_size", "vocab_size"),
+        same("n_embd", "width"),
+        same("n_layer", "layers"),
+        same("n_head", "heads"),
+        same("n_positions", "max_length", 1024),
+        same("layer_norm_epsilon", "norm_eps", 1e-5),
+        head_width(written=False),
+        hidden_width("n_embd", "n_inner"),
+        _act("activation_function", "gelu_new"),
+        tied(True),
+        fixed(norm="layer", mlp_gated=False, mlp_bias=True, qkv_bias=True, out_bias=True, positions="learned"),
+        only("scale_attn_weights", True),
+        only("scale_attn_by_inverse_layer_idx", False),
+        only("add_cross_attention", False),
+    ),
+    [
+        Row("{base}wte.weight", "embedding"),
+        Row("{base}wpe.weight", "position_embedding"),
+        Row("lm_head.weight", "unembedding", tied_to="embedding"),
+        *_norm("{base}ln_f", "final_norm"),
+        *_norm("{base}h.{layer}.ln_1", "{layer}/attention_norm"),
+        *_norm("{base}h.{layer}.ln_2", "{layer}/mlp_norm"),
+        Row("{base}h.{layer}.attn.c_attn.weight", _QKV_KERNEL, "D H K -> D (+H K)"),
+        Row("{base}h.{layer}.attn.c_attn.bias", _QKV_BIAS, "H K -> (+H K)"),
+        *_linear("{base}h.{layer}.attn.c_proj", "{layer}/attention/out", "H K D -> (H K) D", "D -> D"),
+        *_linear("{base}h.{layer}.mlp.c_fc", "{layer}/mlp/up", "D M -> D M", "M -> M"),
+        *_linear("{base}h.{layer}.mlp.c_proj", "{layer}/mlp/down", "M D -> M D", "D -> D"),
+    ],
+    bases=("transformer.", ""),
+    ignored=(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)",),
+)
+
+gpt_neox = _family(
+    "gpt_neox",
+    "GPTNeoXForCausalLM",
+    (
+        same("vocab_size", "vocab_size"),
+        same("hidden_size", "width"),
+        same("num_hidden_layers", "layers"),
+        same("num_attention_heads", "heads"),
+        same("intermediate_size", "mlp_width"),
+        same("layer_norm_eps", "norm_eps", 1e-5),
+        same("use_parallel_residual", "parallel_residual", True),
+        head_width(written=False),
+        _act(default="gelu"),
+        tied(False),
+        rope(base_key="rotary_emb_base", fraction_key="rotary_pct", fraction=0.25),
+        fixed(norm="layer", mlp_gated=False, mlp_bias=True),
+        *flags(_QKV_SWITCH, True),
+    ),
+    [
+        Row("{base}embed_in.weight", "embedding"),
+        Row("embed_out.weight", "unembedding", tied_to="embedding"),
+        *_norm("{base}final_layer_norm", "final_norm"),
+        *_norm("{base}layers.{layer}.input_layernorm", "{layer}/attention_norm"),
+        *_norm("{base}layers.{layer}.post_attention_layernorm", "{layer}/mlp_norm"),
+        Row("{base}layers.{layer}.attention.query_key_value.weight", _QKV_KERNEL, "D H K -> (H +1 K) D"),
+        Row("{base}layers.{layer}.attention.query_key_value.bias", _QKV_BIAS, "H K -> (H +1 K)"),
+        *_linear("{base}layers.{layer}.attention.dense", "{layer}/attention/out", *OUT),
+        *_linear("{base}layers.{layer}.mlp.dense_h_to_4h", "{layer}/mlp/up", *WIDE),
+        *_linear("{base}layers.{layer}.mlp.dense_4h_to_h", "{layer}/mlp/down", *WIDE),
+    ],
+    bases=("gpt_neox.", ""),
+    ignored=(r".*\.attention\.(bias|masked_bias)", r".*rotary_emb\.inv_freq"),
+)
+
+opt = _family(
+    "opt",
+    "OPTForCausalLM",
+    (
+        same("vocab_size", "vocab_size"),
+        same("hidden_size", "width"),
+        same("num_hidden_layers", "layers"),
+        same("num_attention_heads", "heads"),
+        same("ffn_dim", "mlp_width"),
+        same("max_position_embeddings", "max_length", 2048),
+        head_width(written=False),
+        _act("activation_function", "relu"),
+        tied(True),
+        *flags({"enable_bias": ("qkv_bias", "out_bias", "mlp_bias")}, True),
+        fixed(norm="layer", norm_eps=1e-5, mlp_gated=False, positions="learned", position_offset=2),
+        only("do_layer_norm_before", True),
+        only("_remove_final_layer_norm", False),
+        only("layer_norm_elementwise_affine", True),
+        agrees("word_embed_proj_dim", "hidden_size"),
+    ),
+    [
+        Row("{base}embed_tokens.weight", "embedding"),
+        Row("{base}embed_positions.weight", "position_embedding"),
+        Row("lm_head.weight", "unembedding", tied_to="embedding"),
+        *_norm("{base}final_layer_norm", "final_norm"),
+        *_norm("{base}layers.{layer}.self_attn_layer_norm", "{layer}/attention_norm"),
+        *_norm("{base}layers.{layer}.final_layer_norm", "{layer}/mlp_norm"),
+        *_attention("{base}layers.{layer}.self_attn", "out_proj"),
+        *_linear("{base}layers.{layer}.fc1", "{layer}/mlp/up", *WIDE),
+        *_linear("{base}layers.{layer}.fc2", "{layer}/mlp/down", *WIDE),
+    ],
+    bases=("model.decoder.", "decoder."),
+)
+
+mpt = _family(
+    "mpt",
+    "MptForCausalLM",
+    (
+        same("vocab_size", "vocab_size"),
+        same("d_model", "width"),
+        same("n_layers", "layers"),
+        same("n_heads", "heads"),
+        same("layer_norm_epsilon", "norm_eps", 1e-5),
+        same("attn_config.softmax_scale", "attention_scale", None),
+        named("attn_config.qk_ln", "qk_norm", {False: "none", True: "full"}, False),
+        head_width(written=False),
+        hidden_width("d_model"),
+        tied(True),
+        fixed(
+            norm="layer", norm_bias=False, qk_norm_kind="layer", mlp_gated=False, activation="gelu", positions="alibi"
+        ),
+        only("expansion_ratio", 4),
+        only("attn_config.alibi", True),
+        only("attn_config.alibi_bias_max", 8),
+        only("attn_config.clip_qkv", None),
+        only("attn_config.prefix_lm", False),
+        only("logit_scale", None),
+        only("no_bias", True),
+    ),
+    [
+        Row("{base}wte.weight", "embedding"),
+        Row("lm_head.weight", "unembedding", tied_to="embedding"),
+        *_norm("{base}norm_f", "final_norm"),
+        *_norm("{base}blocks.{layer}.norm_1", "{layer}/attention_norm"),
+        *_norm("{base}blocks.{layer}.norm_2", "{layer}/mlp_norm"),
+        Row("{base}blocks.{layer}.attn.Wqkv.weight", _QKV_KERNEL, "D H K -> (+H K) D"),
+        *_norm("{base}blocks.{layer}.attn.q_ln", "{layer}/attention/query_norm"),
+        *_norm("{base}blocks.{layer}.attn.k_ln", "{layer}/attention/key_norm"),
+        *_linear("{base}blocks.{layer}.attn.out_proj", "{layer}/attention/out", *OUT),
+        *_linear("{base}blocks.{layer}.ffn.up_proj", "{layer}/mlp/up", *WIDE),
+        *_linear("{base}blocks.{layer}.ffn.down_proj", "{layer}/mlp/down", *WIDE),
+    ],
+    bases=("transformer.", ""),
+)
+
+DECODERS = (llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3, gpt2, gpt_neox, opt, mpt)

@@ -1,0 +1,2 @@
+"""Picture encoders."""
+VISION = ()

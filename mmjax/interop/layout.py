@@ -1,0 +1,180 @@
+"""A family's table, spelt out for one config: which outside tensor is made of which (slices of) parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from mmjax.core.errors import CheckpointError
+from mmjax.interop.settings import Setting
+from mmjax.interop.transforms import SAME, Rearrange
+from mmjax.parallel.sharding import abstract_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    outside: name of the tensor. `{base}` stands for the prefix of the family's inner model, and a name like `{layer}`
+      for a number: the row holds for every layer that the family places.
+    inside: path of the parameter, or several that share one tensor; `{layer}` stands for where that layer lies.
+    pattern: see `transforms`; None: as it is.
+    tied_to: where there is no such parameter because it is another one, that one. The tensor may then be there or not,
+      but not differ.
+
+    A row whose parameters the model does not have is not meant (a bias, say); what is left over is an error anyway.
+    """
+
+    outside: str
+    inside: str | tuple[str, ...]
+    pattern: str | None = None
+    tied_to: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a numbered layer lies: below which path, and at which index of the stacked parameters (None: not stacked)."""
+
+    prefix: str
+    index: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One outside layout.
+
+    model_type, architecture: what config.json says.
+    bases: prefixes that the inner model's tensors may have, the usual one first.
+    places: name -> number outside -> place, for the names in the rows' outside names.
+    ignored: patterns of tensors that carry nothing (buffers that are computed again).
+    not_exported: fields that say how the model is used, not what it is.
+    canonical: brings configs of the same meaning to the same form.
+    """
+
+    model_type: str
+    architecture: str
+    config: type
+    settings: tuple[Setting, ...]
+    rows: tuple[Row, ...]
+    places: Callable[[Any], Mapping[str, Mapping[int, Place]]]
+    model: Callable[[Any, Any], nn.Module]
+    inputs: Callable[[Any], tuple]
+    bases: tuple[str, ...] = ("",)
+    ignored: tuple[str, ...] = ()
+    not_exported: tuple[str, ...] = ("remat",)
+    canonical: Callable[[Any], Any] = lambda config: config
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A parameter, or one layer's slice of a stacked one."""
+
+    path: str
+    index: int | None
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One outside tensor and what it is made of. `tied`: only to be compared with, not to be stored."""
+
+    name: str
+    pieces: tuple[Piece, ...]
+    transform: Rearrange
+    tied: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the outside tensor."""
+        return self.transform.outside_shape([piece.shape for piece in self.pieces])
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """All outside tensors of one model, and the shapes and logical axes of its parameters."""
+
+    entries: dict[str, Entry]
+    shapes: dict[str, jax.ShapeDtypeStruct]
+    axes: dict[str, tuple]
+
+
+def lay_out(family: Family, config: Any, base: str) -> Layout:
+    """Spells the family's table out for `config`, with `base` before the inner model's names.
+
+    Raises:
+      CheckpointError: the table leaves a parameter of the model out, or names one twice (named in the message).
+    """
+    module = family.model(config, jax.numpy.float32)
+    shapes, axes = abstract_parameters(module.init, jax.random.key(0), *family.inputs(config))
+    places = family.places(config)
+    entries: dict[str, Entry] = {}
+    covered: dict[tuple[str, int | None], str] = {}
+    for row in family.rows:
+        for name, paths in _numbered(row, places, base):
+            entry = _entry(row, name, paths, shapes)
+            if entry is None:
+                continue
+            for piece in () if entry.tied else entry.pieces:
+                if (piece.path, piece.index) in covered:
+                    raise CheckpointError(f"{name} and {covered[piece.path, piece.index]} both stand for {piece.path}")
+                covered[piece.path, piece.index] = name
+            entries[name] = entry
+    left = _uncovered(shapes, covered)
+    if left:
+        raise CheckpointError(
+            f"the {family.model_type} layout has no place for these parameters of this model: {', '.join(left)}"
+        )
+    return Layout(entries, shapes, axes)
+
+
+def _numbered(row: Row, places, base: str) -> Iterable[tuple[str, list[tuple[str, int | None]]]]:
+    inside = (row.inside,) if isinstance(row.inside, str) else row.inside
+    outside = row.outside.replace("{base}", base)
+    numbered = re.search(r"\{(\w+)\}", outside)
+    if numbered is None:
+        yield outside, [(path, None) for path in inside]
+        return
+    for number, place in places[numbered[1]].items():
+        paths = [(path.replace(numbered[0], place.prefix), place.index) for path in inside]
+        yield outside.replace(numbered[0], str(number)), paths
+
+
+def _entry(row: Row, name: str, paths: Sequence[tuple[str, int | None]], shapes) -> Entry | None:
+    if not all(path in shapes for path, _ in paths):
+        if row.tied_to is None:
+            return None
+        paths = [(row.tied_to, None)]
+    pieces = tuple(
+        Piece(path, index, shapes[path].shape if index is None else shapes[path].shape[1:]) for path, index in paths
+    )
+    transform = Rearrange(row.pattern) if row.pattern else SAME[len(pieces[0].shape)]
+    return Entry(name, pieces, transform, tied=paths[0][0] == row.tied_to)
+
+
+def _uncovered(shapes, covered) -> list[str]:
+    indexes: dict[str, set[int | None]] = {}
+    for path, index in covered:
+        indexes.setdefault(path, set()).add(index)
+    left = []
+    for path, shape in shapes.items():
+        found = indexes.get(path, set())
+        if None not in found and (not found or found != set(range(shape.shape[0]))):
+            left.append(path)
+    return left
+
+
+def decoder_places(layers: int, superblocks: int, layers_per_superblock: int, prefix: str = "") -> dict[int, Place]:
+    """Where the self-attention layers of a decoder lie: slices of `layers/self_*`, then `tail/self_*`."""
+    places = {}
+    for layer in range(layers):
+        block, slot = divmod(layer, layers_per_superblock)
+        if block < superblocks:
+            places[layer] = Place(f"{prefix}layers/self_{slot}", block)
+        else:
+            places[layer] = Place(f"{prefix}tail/self_{slot}")
+    return places

@@ -1,0 +1,64 @@
+"""Small random models of Hugging Face transformers, and what the parity tests ask of them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the reference implementations need torch, which this Python does not have")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import transformers
+
+# Tiny models run once: compile time is all that counts.
+QUICK = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):
+    QUICK["xla_cpu_use_fusion_emitters"] = False
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+def randomize(model: torch.nn.Module, seed: int) -> None:
+    """Moves every parameter away from its start, zeros and ones included, by steps of its own size."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            width = parameter.shape[-1] if parameter.ndim > 1 else 16
+            parameter.add_(noise * width**-0.5)
+
+
+def build(class_name: str, config_name: str, seed: int, **settings) -> torch.nn.Module:
+    """A random model in evaluation mode, with plain (eager) attention."""
+    config = getattr(transformers, config_name)(**settings)
+    config._attn_implementation = "eager"
+    model = getattr(transformers, class_name)(config).eval()
+    randomize(model, seed)
+    return model
+
+
+def reopen(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
+    """The same class from a folder; what transformers finds odd about the folder fails the test."""
+    again, report = type(model).from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
+    assert not any(report.values()), report
+    return again.eval()
+
+
+def save_gradients(model: torch.nn.Module, folder: Path) -> None:
+    """Writes the gradients that `model` has gathered as if they were its parameters, under the names of its files."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+    model.save_pretrained(folder)
+
+
+def relative_error(ours, reference) -> float:
+    """Largest difference, in units of the largest number of the reference."""
+    ours, reference = np.asarray(ours), np.asarray(reference)
+    assert ours.shape == reference.shape
+    return float(np.abs(ours - reference).max() / np.abs(reference).max())
