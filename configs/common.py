@@ -61,7 +61,15 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     model.resampler.update({"width": 16, "layers": 1, "heads": 2, "head_width": 8, "latents": 3, "mlp_width": 32})
     layers = 2 * model.cross.get("every", 1) + 1  # two superblocks and a tail
     model.decoder.update(
-        {"vocab_size": 264, "width": 16, "layers": layers, "heads": 2, "head_width": 8, "mlp_width": 32, "remat": "none"}
+        {
+            "vocab_size": 264,
+            "width": 16,
+            "layers": layers,
+            "heads": 2,
+            "head_width": 8,
+            "mlp_width": 32,
+            "remat": "none",
+        }
     )
     model.cross.update({"attention": {"heads": 2, "head_width": 8}, "mlp_width": 32})
     config.data.image_size = 32

@@ -1,7 +1,7 @@
 """Flamingo-3B, as in the paper.
 
-    mmjax inspect --config configs/flamingo_3b.py
-    mmjax train --config configs/flamingo_3b.py --workdir DIR
+mmjax inspect --config configs/flamingo_3b.py
+mmjax train --config configs/flamingo_3b.py --workdir DIR
 """
 
 from configs.common import flamingo_paper, tiny

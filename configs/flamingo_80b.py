@@ -1,7 +1,7 @@
 """Flamingo-80B, as in the paper.
 
-    mmjax inspect --config configs/flamingo_80b.py
-    mmjax train --config configs/flamingo_80b.py --workdir DIR
+mmjax inspect --config configs/flamingo_80b.py
+mmjax train --config configs/flamingo_80b.py --workdir DIR
 """
 
 from configs.common import flamingo_paper, tiny

@@ -1,7 +1,7 @@
 """Flamingo-9B, as in the paper.
 
-    mmjax inspect --config configs/flamingo_9b.py
-    mmjax train --config configs/flamingo_9b.py --workdir DIR
+mmjax inspect --config configs/flamingo_9b.py
+mmjax train --config configs/flamingo_9b.py --workdir DIR
 """
 
 from configs.common import flamingo_paper, tiny

@@ -102,7 +102,9 @@ def _child(node: Any, part: str, path: str) -> Any:
 
 def _index(node: list, part: str, path: str) -> int:
     if not part.isdigit() or int(part) >= len(node):
-        raise ConfigError(f"{path} is a list of {len(node)}; its items are {path}.0 to {path}.{len(node) - 1}, not {part}")
+        raise ConfigError(
+            f"{path} is a list of {len(node)}; its items are {path}.0 to {path}.{len(node) - 1}, not {part}"
+        )
     return int(part)
 
 

@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `mmjax data`."""
     parser.add_argument("what", choices=("show", "ids"), help="show: a page of rows; ids: the examples of each batch")
     add_config_argument(parser, required=True)
-    parser.add_argument("--steps", default="0:1", metavar="A:B", help="batches A to B - 1, counted from 0 (default 0:1)")
+    parser.add_argument(
+        "--steps", default="0:1", metavar="A:B", help="batches A to B - 1, counted from 0 (default 0:1)"
+    )
     parser.add_argument("--out", default="rows.html", metavar="FILE", help="show: where the page is written")
     parser.add_argument("--processes", type=int, default=1, metavar="P", help="ids: as one of P processes")
     parser.add_argument("--process", type=int, default=0, metavar="p", help="ids: as process p, counted from 0")

@@ -22,8 +22,12 @@ from mmjax.training.load import find_run, load_run, read_config
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `mmjax generate`."""
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a workdir, or one step of its checkpoints")
-    parser.add_argument("--shot", action="append", default=[], metavar="FILE:TEXT", help="a demonstration; may be repeated")
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture of the prompt; may be repeated")
+    parser.add_argument(
+        "--shot", action="append", default=[], metavar="FILE:TEXT", help="a demonstration; may be repeated"
+    )
+    parser.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="a picture of the prompt; may be repeated"
+    )
     parser.add_argument("--prompt", default="", metavar="TEXT", help="the text to continue")
     parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="write at most N tokens (default 64)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0 is greedy (default)")

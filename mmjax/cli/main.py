@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         text = " ".join(str(error).split())
-        print(f"error: {type(error).__name__}: {text[:500]} (the same command with --debug shows where)", file=sys.stderr)
+        print(
+            f"error: {type(error).__name__}: {text[:500]} (the same command with --debug shows where)", file=sys.stderr
+        )
         return 1
 
 

@@ -59,7 +59,9 @@ def _attention(loaded: LoadedRun) -> list[AttentionMap]:
     data = held_out(loaded.config.data)
     stream = BatchStream(data, loaded.tokenizer, batch_size=ROWS, seed=loaded.config.seed, workers=0)
     batch = stream.read(0).batch
-    return attention_maps(loaded.model, loaded.params, batch, answer_places(batch, loaded.tokenizer, MAPS), loaded.tokenizer)
+    return attention_maps(
+        loaded.model, loaded.params, batch, answer_places(batch, loaded.tokenizer, MAPS), loaded.tokenizer
+    )
 
 
 def held_out(data: DataConfig) -> DataConfig:

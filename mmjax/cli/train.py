@@ -10,7 +10,11 @@ import argparse
 import json
 
 from mmjax.cli.configs import add_config_argument, load_config
-from mmjax.training.loop import Trainer
+from mmjax.evaluation.harness import evaluate
+from mmjax.evaluation.tasks import choose_tasks, digit_tasks
+from mmjax.parallel.mesh import make_mesh
+from mmjax.training.loop import Evaluate, Trainer
+from mmjax.training.run import RunConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,13 +27,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Trains; returns the exit code."""
     config = load_config(options.config, options.overrides)
-    result = Trainer(config, options.workdir).train()
+    result = Trainer(config, options.workdir, evaluate=evaluation_while_training(config)).train()
     if options.json:
         record = {"step": result.step, "stopped_by": result.stopped_by, "checkpoint": str(result.checkpoint)}
         print(json.dumps(record))
     elif result.stopped_by:
-        print(f"stopped by {result.stopped_by} at step {result.step}, saved in {result.checkpoint}; the same command resumes")
+        print(
+            f"stopped by {result.stopped_by} at step {result.step}, saved in {result.checkpoint}; run it again to resume"
+        )
     else:
         print(f"trained to step {result.step}; checkpoint {result.checkpoint}")
         print(f"next: mmjax eval --checkpoint {options.workdir}")
     return 0
+
+
+def evaluation_while_training(config: RunConfig) -> Evaluate | None:
+    """What the loop calls every `eval_every_steps`: the scores of the tasks that `config.evaluation` names."""
+    if not config.eval_every_steps:
+        return None
+    wanted = config.evaluation
+    tasks = choose_tasks(digit_tasks(config.data), wanted.tasks)
+    mesh = make_mesh(config.mesh)
+
+    def score(model, params, tokenizer, step):
+        return evaluate(
+            model,
+            params,
+            tokenizer,
+            tasks,
+            shots=wanted.shots,
+            seeds=wanted.seeds,
+            queries=wanted.queries,
+            controls=(),
+            mesh=mesh,
+            progress=False,
+        ).rows
+
+    return score

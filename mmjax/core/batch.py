@@ -26,4 +26,4 @@ class Batch:
     media_index: Int[Array, "B T"]
     images: UInt8[Array, "B N *F h w 3"]
     image_mask: Bool[Array, "B N *F"]
-    dataset_ids: Int[Array, "B"]  # noqa: F821
+    dataset_ids: Int[Array, B]

@@ -65,9 +65,7 @@ def _project(config: AttentionConfig, x, heads, axis, name, dtype):
 def _qk_norm(config: AttentionConfig, x, name):
     if config.qk_norm == "none":
         return x
-    norm = Norm(
-        config.qk_norm_kind, config.norm_eps, config.norm_offset, use_bias=False, axis=None, name=name
-    )
+    norm = Norm(config.qk_norm_kind, config.norm_eps, config.norm_offset, use_bias=False, axis=None, name=name)
     if config.qk_norm == "head":
         return norm(x)
     return norm(x.reshape(*x.shape[:-2], -1)).reshape(x.shape)

@@ -17,7 +17,7 @@ Initializer = Callable[..., Any]
 
 
 def fan_in_normal(scale: float = 1.0, inputs: int = 1) -> Initializer:
-    """Truncated normal with variance scale / fan-in, where the first `inputs` dimensions of the kernel are its inputs."""
+    """Truncated normal of variance scale / fan-in, where the first `inputs` dimensions of a kernel are its inputs."""
 
     def init(key, shape, dtype=jnp.float32):
         deviation = math.sqrt(scale / math.prod(shape[:inputs]))
@@ -41,7 +41,7 @@ class Linear(nn.Module):
     init_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, x: Float[Array, ...]) -> Float[Array, ...]:
         contracted = len(self.in_axes)
         inputs = x.shape[x.ndim - contracted :]
         init = nn.with_logical_partitioning(fan_in_normal(self.init_scale, contracted), self.in_axes + self.out_axes)

@@ -26,7 +26,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 
 class MLP(nn.Module):
-    """`down(act(up x))`, or with a gate `down(act(gate x) * up x)` (SwiGLU with silu, GeGLU with GELU; Shazeer 2020)."""
+    """`down(act(up x))`, or gated `down(act(gate x) * up x)` (SwiGLU with silu, GeGLU with GELU; Shazeer 2020)."""
 
     hidden: int
     activation: Activation = "gelu"
@@ -40,10 +40,7 @@ class MLP(nn.Module):
         act = ACTIVATIONS[self.activation]
         wide = {"in_axes": ("embed",), "out_axes": ("mlp",), "use_bias": self.use_bias, "dtype": self.dtype}
         y = Linear((self.hidden,), **wide, name="up")(x)
-        if self.gated:
-            y = act(Linear((self.hidden,), **wide, name="gate")(x)) * y
-        else:
-            y = act(y)
+        y = act(Linear((self.hidden,), **wide, name="gate")(x)) * y if self.gated else act(y)
         y = constrain(y, "batch", "length", "mlp")
         down = Linear((x.shape[-1],), ("mlp",), ("embed",), self.use_bias, self.dtype, self.out_init_scale, name="down")
         return down(y)

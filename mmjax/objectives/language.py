@@ -32,9 +32,9 @@ class LanguageConfig:
 class Tally:
     """Sums over predicted positions, by data set [dataset]: of their weights, of weight x nll, of weight x correct."""
 
-    weight: Float[Array, "datasets"]
-    nll: Float[Array, "datasets"]
-    correct: Float[Array, "datasets"]
+    weight: Float[Array, datasets]
+    nll: Float[Array, datasets]
+    correct: Float[Array, datasets]
 
 
 def position_weights(batch: Batch, dataset_weights: Sequence[float]) -> Float[Array, "B T"]:
@@ -75,5 +75,5 @@ def language_loss(
     return result.loss, tally
 
 
-def _by_dataset(batch: Batch, values: Float[Array, "B T"], datasets: int) -> Float[Array, "datasets"]:
+def _by_dataset(batch: Batch, values: Float[Array, "B T"], datasets: int) -> Float[Array, datasets]:
     return jax.ops.segment_sum(jnp.sum(values, axis=1), batch.dataset_ids, num_segments=datasets)

@@ -46,7 +46,9 @@ def assign_groups(groups: Sequence[ParameterGroup], paths: Sequence[str]) -> dic
     return {path: groups[index] for path, index in found.items()}
 
 
-def group_table(groups: Sequence[ParameterGroup], assigned: Mapping[str, ParameterGroup], shapes: Mapping[str, Any]) -> str:
+def group_table(
+    groups: Sequence[ParameterGroup], assigned: Mapping[str, ParameterGroup], shapes: Mapping[str, Any]
+) -> str:
     """What each group covers, as a text table for the log."""
     rows = [("pattern", "parameters", "learning rate", "weight decay", "")]
     for group in groups:
@@ -56,4 +58,6 @@ def group_table(groups: Sequence[ParameterGroup], assigned: Mapping[str, Paramet
         else:
             rows.append((group.pattern, f"{count:,}", f"x{group.learning_rate:g}", f"x{group.weight_decay:g}", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

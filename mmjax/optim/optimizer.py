@@ -52,10 +52,14 @@ def make_optimizer(
 
 def _decay(factors: Mapping[str, float]) -> optax.GradientTransformation:
     def update(updates, params):
-        return {path: update + factors[path] * params[path] if factors[path] else update for path, update in updates.items()}
+        return {
+            path: update + factors[path] * params[path] if factors[path] else update for path, update in updates.items()
+        }
 
     return optax.stateless(update)
 
 
 def _scale(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    return optax.stateless(lambda updates, _: {path: jnp.asarray(factors[path], u.dtype) * u for path, u in updates.items()})
+    return optax.stateless(
+        lambda updates, _: {path: jnp.asarray(factors[path], u.dtype) * u for path, u in updates.items()}
+    )

@@ -38,7 +38,9 @@ class MeshConfig:
         """
         sizes = [getattr(self, axis) for axis in AXES]
         if any(size == 0 or size < -1 for size in sizes):
-            raise ConfigError(f"mesh axes must be positive, or -1 for the rest; got {dict(zip(AXES, sizes, strict=True))}")
+            raise ConfigError(
+                f"mesh axes must be positive, or -1 for the rest; got {dict(zip(AXES, sizes, strict=True))}"
+            )
         if sizes.count(-1) > 1:
             raise ConfigError("only one mesh axis may be -1 (the devices that are left)")
         known = math.prod(size for size in sizes if size != -1)

@@ -69,7 +69,7 @@ def partition_spec(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: M
     return PartitionSpec(*spec)
 
 
-def constrain(x: Shaped[Array, "..."], *axes: str | None) -> Shaped[Array, "..."]:
+def constrain(x: Shaped[Array, ...], *axes: str | None) -> Shaped[Array, ...]:
     """Asks the compiler to lay `x` out by its logical `axes`; does nothing outside `use_mesh`."""
     mesh = _current_mesh.get()
     if mesh is None or mesh.size == 1:
@@ -97,9 +97,7 @@ def abstract_parameters(init: Callable[..., Any], *arguments: Any) -> tuple[dict
     return shapes, axes
 
 
-def parameter_shardings(
-    shapes: Mapping[str, Any], axes: Mapping[str, tuple], mesh: Mesh
-) -> dict[str, NamedSharding]:
+def parameter_shardings(shapes: Mapping[str, Any], axes: Mapping[str, tuple], mesh: Mesh) -> dict[str, NamedSharding]:
     """The sharding of every parameter on `mesh`, by path."""
     return {path: NamedSharding(mesh, partition_spec(shapes[path].shape, axes[path], mesh)) for path in shapes}
 
@@ -138,7 +136,9 @@ def audit(shapes: Mapping[str, Any], axes: Mapping[str, tuple], mesh: Mesh) -> l
         sharding = NamedSharding(mesh, partition_spec(shape.shape, axes[path], mesh))
         shard = sharding.shard_shape(shape.shape)
         size = math.prod(shard) * shape.dtype.itemsize
-        rows.append(AuditRow(path, shape.shape, axes[path], sharding.spec, size, shard == shape.shape and mesh.size > 1))
+        rows.append(
+            AuditRow(path, shape.shape, axes[path], sharding.spec, size, shard == shape.shape and mesh.size > 1)
+        )
     return rows
 
 

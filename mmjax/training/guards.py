@@ -69,8 +69,8 @@ class Watchdog:
             waited = time.monotonic() - self._last
             if waited > self._seconds:
                 print(
-                    f"error: no progress for {waited:.0f} s at {self._what}: a stuck device or process. The stacks of all "
-                    "threads follow; start the same command again to resume from the last checkpoint.",
+                    f"error: no progress for {waited:.0f} s at {self._what}: a stuck device or process. The stacks of "
+                    "all threads follow; start the same command again to resume from the last checkpoint.",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -27,7 +27,7 @@ from mmjax.training.state import plan_state
 
 @dataclasses.dataclass(frozen=True)
 class LoadedRun:
-    """A trained model with all that is needed to use it; `params` by path, the averaged ones if the run kept an average."""
+    """A trained model with all that is needed to use it; `params` by path, averaged if the run kept an average."""
 
     config: RunConfig
     model: nn.Module
@@ -95,7 +95,8 @@ def build_model(config: RunConfig) -> tuple[nn.Module, Tokenizer]:
     rows = model.config.decoder.vocab_size
     if tokenizer.vocab_size > rows:
         raise ConfigError(
-            f"config.model.config.decoder.vocab_size is {rows} but the tokenizer has {tokenizer.vocab_size} tokens; raise it"
+            f"config.model.config.decoder.vocab_size is {rows} but the tokenizer has "
+            f"{tokenizer.vocab_size} tokens; raise it"
         )
     return model, tokenizer
 

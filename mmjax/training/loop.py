@@ -51,21 +51,20 @@ class TrainResult:
 
 
 class Trainer:
-    """One run in one workdir."""
+    """One run in one workdir; nothing is written, and no parameter made, before `train`."""
 
     def __init__(self, config: RunConfig, workdir: str | Path, *, evaluate: Evaluate | None = None):
         self.config = config
         self.workdir = Path(workdir).expanduser().absolute()
-        self._evaluate = evaluate
-        self._bar: tqdm.tqdm | None = None
+        self.evaluate = evaluate
         self.mesh: Mesh = make_mesh(config.mesh)
         self.model, self.tokenizer = build_model(config)
         if config.batch_size % jax.process_count():
             raise InputError(f"batch_size {config.batch_size} cannot be shared by {jax.process_count()} processes")
         self.batch = abstract_batch(config.data, config.batch_size)
         self.plan = plan_state(config, self.model, self.batch, self.mesh)
-        self._batch_shardings = jax.tree.map(lambda leaf: batch_sharding(self.mesh, leaf.shape), self.batch)
-        self._is_writer = jax.process_index() == 0
+        self.batch_shardings = jax.tree.map(lambda leaf: batch_sharding(self.mesh, leaf.shape), self.batch)
+        self.is_writer = jax.process_index() == 0
 
     def train(self) -> TrainResult:
         """Trains to the last step, or until a signal asks to stop; the state is saved either way.
@@ -87,7 +86,7 @@ class Trainer:
             stream = self._stream(int(state.step), position)
             self._write_config()
             if int(state.step) >= config.total_steps:
-                self._say(f"the run is at its last step, {config.total_steps}; nothing is left to do")
+                self.say(f"the run is at its last step, {config.total_steps}; nothing is left to do")
                 return TrainResult(int(state.step), "", self.workdir / "checkpoints" / str(int(state.step)))
             loop = _Loop(self, checkpoints, stream, stop)
             try:
@@ -98,11 +97,11 @@ class Trainer:
     def _start(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, int] | None]:
         if checkpoints.steps():
             restored = checkpoints.restore(like=self.plan.abstract.tree())
-            self._say(f"resuming {self.workdir} at step {restored.step}")
+            self.say(f"resuming {self.workdir} at step {restored.step}")
             for change in _differences(restored.config, to_tree(self.config)):
-                self._say(f"changed since then: {change}")
+                self.say(f"changed since then: {change}")
             return TrainState(**restored.state), restored.position
-        self._say(group_table(self.config.optim.groups, self.plan.groups, self.plan.shapes))
+        self.say(group_table(self.config.optim.groups, self.plan.groups, self.plan.shapes))
         state = create_state(self.config, self.model, self.batch_example(), self.plan)
         if self.config.init_from:
             shardings = {
@@ -139,7 +138,7 @@ class Trainer:
 
     def put(self, batch: Batch) -> Batch:
         """This process's rows as arrays of the whole mesh."""
-        return jax.tree.map(jax.make_array_from_process_local_data, self._batch_shardings, batch)
+        return jax.tree.map(jax.make_array_from_process_local_data, self.batch_shardings, batch)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of update `step`, counted from 1."""
@@ -147,13 +146,14 @@ class Trainer:
         return optim.learning_rate * float(make_schedule(optim.schedule, self.config.total_steps)(step - 1))
 
     def _write_config(self) -> None:
-        if self._is_writer:
+        if self.is_writer:
             write_text(self.workdir / "config.json", json.dumps(to_tree(self.config), indent=2) + "\n")
             versions = {**current_versions(), "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}"}
             write_text(self.workdir / "versions.json", json.dumps(versions, indent=2) + "\n")
 
-    def _say(self, message: str) -> None:
-        if self._is_writer:
+    def say(self, message: str) -> None:
+        """A line for the person who watches, from one process, above the progress bar."""
+        if self.is_writer:
             tqdm.tqdm.write(message, file=sys.stderr)
 
 
@@ -177,13 +177,13 @@ class _Loop:
         batch = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             trainer.batch,
-            trainer._batch_shardings,
+            trainer.batch_shardings,
         )
-        trainer._say(f"compiling for {jax.device_count()} x {jax.devices()[0].device_kind} ...")
+        trainer.say(f"compiling for {jax.device_count()} x {jax.devices()[0].device_kind} ...")
         started = time.monotonic()
         self.step = jax.jit(step, donate_argnums=0).lower(trainer.plan.abstract, batch).compile()
         self.blank = jax.jit(blank).lower(trainer.plan.abstract, batch).compile()
-        trainer._say(f"compiled in {time.monotonic() - started:.1f} s; {self.flops / 1e9:.2f} GFLOP a step")
+        trainer.say(f"compiled in {time.monotonic() - started:.1f} s; {self.flops / 1e9:.2f} GFLOP a step")
         self.watchdog = Watchdog(self.config.guards.watchdog_seconds)
         self.compilations = CompilationCounter()
         self.log: RunLog | None = None
@@ -193,7 +193,7 @@ class _Loop:
 
     def run(self, state: TrainState) -> TrainResult:
         first = int(state.step)
-        self.log = RunLog(self.trainer.workdir, resume_step=first, writes=self.trainer._is_writer)
+        self.log = RunLog(self.trainer.workdir, resume_step=first, writes=self.trainer.is_writer)
         self.window = Window(self.stream.dataset_names, self.flops, self.peak)
         self.bad = collections.deque(maxlen=self.config.guards.max_nonfinite_steps)
         self.bar = progress_bar(total=self.config.total_steps, initial=first, what="train", unit="step")
@@ -262,11 +262,11 @@ class _Loop:
         if metrics.finite:
             return
         self.bad.append(f"step {step}: {' '.join(item.ids)}")
-        self.trainer._say(f"step {step} was skipped: its loss or gradient is not finite")
+        self.trainer.say(f"step {step} was skipped: its loss or gradient is not finite")
         if metrics.nonfinite_in_row >= self.config.guards.max_nonfinite_steps:
             raise TrainingError(
-                f"{metrics.nonfinite_in_row} steps in a row had a loss or gradient that is not finite; none was applied. "
-                f"Lower optim.learning_rate or look at these examples: {'; '.join(self.bad)}"
+                f"{metrics.nonfinite_in_row} steps in a row had a loss or gradient that is not finite; none was "
+                f"applied. Lower optim.learning_rate or look at these examples: {'; '.join(self.bad)}"
             )
 
     def _log(self, step, metrics, blank, state) -> None:
@@ -276,19 +276,19 @@ class _Loop:
         values["recompilations"] = self.compilations.count
         self.log.metrics(step, values)
         if self.compilations.count:
-            self.trainer._say(f"{self.compilations.count} programs were compiled after the first step")
+            self.trainer.say(f"{self.compilations.count} programs were compiled after the first step")
         if self.bar.disable:
-            self.trainer._say(self.window.line(step, self.config.total_steps, values))
+            self.trainer.say(self.window.line(step, self.config.total_steps, values))
         else:
             self.bar.set_postfix_str(f"loss {values['loss']:.4f} gap {values['grounding_gap']:.3f}")
         self.window.reset()
 
     def _evaluate(self, state, step) -> None:
-        if self.trainer._evaluate is None:
+        if self.trainer.evaluate is None:
             return
         with self.window.paused():
             params = {**state.all_params(), **state.ema}
-            rows = self.trainer._evaluate(self.trainer.model, params, self.trainer.tokenizer, step)
+            rows = self.trainer.evaluate(self.trainer.model, params, self.trainer.tokenizer, step)
             self.log.evaluation(step, rows)
             self.scores = {f"{row['task']}_{row['shots']}_shots": row["score"] for row in rows}
             self.watchdog.beat(f"step {step}")
@@ -320,8 +320,6 @@ def _differences(old: Any, new: Any, path: str = "config") -> list[str]:
     """What changed between two configurations, one line each."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
-            line
-            for key in sorted({*old, *new})
-            for line in _differences(old.get(key), new.get(key), f"{path}.{key}")
+            line for key in sorted({*old, *new}) for line in _differences(old.get(key), new.get(key), f"{path}.{key}")
         ]
     return [] if old == new else [f"{path} {old!r} -> {new!r}"]

@@ -72,9 +72,7 @@ class Resampler(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, features: Float[Array, "B F P E"], frame_mask: Bool[Array, "B F"]
-    ) -> Float[Array, "B R D"]:
+    def __call__(self, features: Float[Array, "B F P E"], frame_mask: Bool[Array, "B F"]) -> Float[Array, "B R D"]:
         """Frames that the mask leaves out are not seen; where it leaves out all, the latents see themselves only.
 
         Raises:
@@ -101,9 +99,7 @@ class Resampler(nn.Module):
         x = jnp.broadcast_to(latents[None], (batch, *latents.shape))
         seen = jnp.repeat(frame_mask.astype(jnp.int32), patches, axis=1)
         ones = jnp.ones((batch, config.latents), jnp.int32)
-        mask = AttentionMask(
-            query_segments=ones, key_segments=jnp.concatenate([seen, ones], axis=1), causal=False
-        )
+        mask = AttentionMask(query_segments=ones, key_segments=jnp.concatenate([seen, ones], axis=1), causal=False)
         layers = nn.scan(
             ResamplerLayer,
             variable_axes={"params": 0, "attention": 0},

@@ -113,9 +113,7 @@ class DecoderBlock(nn.Module):
 
         def attention(y):
             mask = dataclasses.replace(context.mask, window=self.window)
-            return attend(
-                y, y, mask=mask, positions=context.positions, cache=cache, write_index=context.write_index
-            )
+            return attend(y, y, mask=mask, positions=context.positions, cache=cache, write_index=context.write_index)
 
         if config.parallel_residual:
             y, pair = attention(norm("attention_norm")(x))
@@ -281,7 +279,9 @@ def empty_cache(
     def block(leading, layers):
         caches = {f"self_{i}": pair(leading, length, config.attention) for i in range(layers)}
         if cross is not None:
-            caches |= {f"cross_{i}": pair(leading, media_length, cross.attention) for i in range(0, layers, cross.every)}
+            caches |= {
+                f"cross_{i}": pair(leading, media_length, cross.attention) for i in range(0, layers, cross.every)
+            }
         return caches
 
     blocks = block((plan.superblocks,), plan.layers_per_superblock) if plan.superblocks else {}

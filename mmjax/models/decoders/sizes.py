@@ -90,7 +90,17 @@ def _gemma2(width, layers, heads, kv_heads, mlp_width, *, head_width=256, query_
 
 
 def _gemma3(
-    width, layers, heads, kv_heads, mlp_width, *, window=1024, head_width=256, query_scale=256, vocab_size=262_208, factor=8.0
+    width,
+    layers,
+    heads,
+    kv_heads,
+    mlp_width,
+    *,
+    window=1024,
+    head_width=256,
+    query_scale=256,
+    vocab_size=262_208,
+    factor=8.0,
 ) -> DecoderConfig:
     return _gemma(
         width,
@@ -173,9 +183,7 @@ def _chinchilla(width, layers, heads) -> DecoderConfig:
     Their relative positions cost one width x width matrix a layer. Rotary positions have none, so the feed-forward is
     4.5 instead of 4 widths wide: parameters and FLOPs a layer are those of the paper.
     """
-    return DecoderConfig(
-        32_000, width, layers, heads, 128, 9 * width // 2, activation="gelu_tanh", mlp_gated=False
-    )
+    return DecoderConfig(32_000, width, layers, heads, 128, 9 * width // 2, activation="gelu_tanh", mlp_gated=False)
 
 
 SIZES: dict[str, DecoderConfig] = {

@@ -7,9 +7,7 @@ from mmjax.models.encoders.vit import ViTConfig
 
 def _vit(width: int, layers: int, heads: int, mlp_width: int, patch: int, **kwargs) -> ViTConfig:
     settings = {"image_size": 224, "class_token": True, "class_position": True, "pool": "class"} | kwargs
-    return ViTConfig(
-        patch_size=patch, width=width, layers=layers, heads=heads, mlp_width=mlp_width, **settings
-    )
+    return ViTConfig(patch_size=patch, width=width, layers=layers, heads=heads, mlp_width=mlp_width, **settings)
 
 
 def _clip(width: int, layers: int, heads: int, patch: int, activation: str, **kwargs) -> ViTConfig:
@@ -20,9 +18,7 @@ def _clip(width: int, layers: int, heads: int, patch: int, activation: str, **kw
 
 def _siglip(width: int, layers: int, heads: int, mlp_width: int, patch: int, image_size: int) -> ViTConfig:
     """SigLIP (Zhai et al. 2023): no class token, pooled by attention, GELU by tanh."""
-    return ViTConfig(
-        image_size, patch, width, layers, heads, mlp_width, activation="gelu_tanh", pool="map"
-    )
+    return ViTConfig(image_size, patch, width, layers, heads, mlp_width, activation="gelu_tanh", pool="map")
 
 
 def _dinov2(width: int, layers: int, heads: int, gated_width: int | None = None, registers: int = 0) -> ViTConfig:

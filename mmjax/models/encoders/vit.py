@@ -15,7 +15,7 @@ import numpy as np
 from mmjax.core.arrays import Array, Float
 from mmjax.core.errors import ConfigError, InputError
 from mmjax.layers.attention import Attention, AttentionConfig
-from mmjax.layers.linear import Linear, Norm, fan_in_normal
+from mmjax.layers.linear import Norm, fan_in_normal
 from mmjax.layers.mlp import MLP, Activation
 from mmjax.ops.masks import AttentionMask
 from mmjax.parallel.sharding import constrain
@@ -33,7 +33,7 @@ class ViTConfig:
     layer_scale: start of the per-channel factors on each sublayer's output (DINOv2); 0: none.
     registers: extra learned tokens after the class token (Darcet et al. 2024), without positions.
     pool: "class" token, "mean" of the patches, "map" (attention by one learned query, SigLIP), or "none".
-    feature_layer: which layer's output the features are; -1 the last (after the final norm), -2 the one before, as it is.
+    feature_layer: which layer's output the features are; -1 the last (after the final norm), -2 the one before.
     """
 
     image_size: int
@@ -108,7 +108,7 @@ def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
 
 
 def resize_positions(table: Float[Array, "P D"], rows: int, columns: int) -> Float[Array, "Q D"]:
-    """Learned positions of a square grid, bicubically interpolated to another grid; exact where the grid is the same."""
+    """Learned positions of a square grid, bicubically interpolated to another grid; untouched where it is the same."""
     side = math.isqrt(table.shape[0])
     if (rows, columns) == (side, side):
         return table
@@ -126,9 +126,7 @@ class ViTBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B S D"]) -> tuple[Float[Array, "B S D"], Float[Array, "B S D"]]:
         config = self.config
-        heads = AttentionConfig(
-            config.heads, config.width // config.heads, qkv_bias=config.bias, out_bias=config.bias
-        )
+        heads = AttentionConfig(config.heads, config.width // config.heads, qkv_bias=config.bias, out_bias=config.bias)
         attend = Attention(heads, dtype=self.dtype, name="attention")
         mlp = MLP(config.mlp_width, config.activation, config.mlp_gated, config.bias, self.dtype, name="mlp")
 
