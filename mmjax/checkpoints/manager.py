@@ -155,21 +155,6 @@ class Checkpoints:
         finally:
             self._worker.shutdown()
 
-    def read_manifest(self, step: int | None = None) -> Manifest:
-        """What is recorded of the newest step whose record is intact, or of exactly `step`: its configuration, ...
-
-        Raises:
-          CheckpointError: there is no such step.
-        """
-        self.wait()
-        steps = folder.list_steps(self._directory) if step is None else [step]
-        for candidate in reversed(steps):
-            try:
-                return manifest.read_manifest(self._folder(candidate))
-            except CheckpointError as error:
-                self._warn(f"checkpoint {self._folder(candidate)}: {error}; it is passed over")
-        raise CheckpointError(f"{self._directory} has no good checkpoint; its steps are: {_listed(steps)}")
-
     def restore(
         self, step: int | None = None, *, like: Mapping[str, PyTree], parts: Iterable[str] | None = None
     ) -> Restored:

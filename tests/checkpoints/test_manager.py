@@ -146,15 +146,6 @@ def test_a_partial_read_does_not_count_as_the_state_in_memory(directory):
         assert save(checkpoints, 1, tiny(3.0))
 
 
-def test_what_is_recorded_can_be_read_before_there_is_a_model(directory):
-    with Checkpoints(directory) as checkpoints:
-        save(checkpoints, 1, tiny(1.0))
-        save(checkpoints, 2, tiny(2.0), loss=0.5)
-        assert checkpoints.read_manifest().config == CONFIG
-        assert checkpoints.read_manifest().metrics == {"loss": 0.5}
-        assert checkpoints.read_manifest(1).step == 1
-
-
 def test_wrong_requests_say_what_there_is(directory):
     with Checkpoints(directory) as checkpoints:
         with pytest.raises(CheckpointError, match="no good checkpoint; its steps are: none"):
