@@ -46,10 +46,10 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
 def nearest(key: str, valid: collections.abc.Iterable[str]) -> str:
     """A hint for an error message: the nearest valid key, or the list of all of them."""
     valid = list(valid)
-    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(key), valid, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; valid are: {', '.join(sorted(valid))}"
+    return f"; valid are: {', '.join(sorted(valid))}" if valid else ""
 
 
 def to_tree(value: Any) -> Any:
@@ -70,7 +70,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _convert_union(arguments, value, path, hint)
     if origin is typing.Literal:
-        if value not in arguments:
+        if not any(type(value) is type(argument) and value == argument for argument in arguments):
             raise ConfigError(f"{path} must be one of {', '.join(map(repr, arguments))}, not {_show(value)}")
         return value
     if dataclasses.is_dataclass(hint):
@@ -79,7 +79,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return _convert_sequence(origin, arguments, value, path, hint)
     if origin in (dict, collections.abc.Mapping):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path} must be a group of settings, not {_show(value)}")
+            raise ConfigError(f"{path} must be {_name(hint)}, not {_show(value)}")
         return {_convert(arguments[0], k, path): _convert(arguments[1], v, f"{path}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -115,8 +115,24 @@ def _convert_sequence(origin, arguments, value, path, hint):
 
 
 def _name(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
-    return names.get(hint) or getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+    """A type in the words of someone who writes a config file."""
+    plain = {int: "a whole number", float: "a number", str: "text", bool: "True or False", type(None): "None"}
+    if hint in plain:
+        return plain[hint]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_name, arguments))
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(repr, arguments))}"
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return f"a list of {len(arguments)} values"
+    if origin in (tuple, list, collections.abc.Sequence):
+        return f"a list (each {_name(arguments[0])})"
+    if origin in (dict, collections.abc.Mapping):
+        return "a group of settings"
+    if dataclasses.is_dataclass(hint):
+        return f"a group of settings ({hint.__name__})"
+    return getattr(hint, "__name__", str(hint))
 
 
 def _show(value: Any) -> str:
