@@ -23,6 +23,7 @@ from mmjax.text.tokenizer import Tokenizer
 
 _LONGEST = 32  # tokens of an answer that are compared with the prediction
 
+
 class Place(NamedTuple):
     """A token of a batch: its row, and its position in the row."""
 
@@ -110,8 +111,8 @@ def patch_shares(
     model: Flamingo,
     params: Mapping[str, Array],
     batch: Batch,
-    rows: Int[Array, "S"],
-    positions: Int[Array, "S"],
+    rows: Int[Array, "S"],  # noqa: UP037
+    positions: Int[Array, "S"],  # noqa: UP037
 ) -> Float[Array, "S F P"]:
     """For tokens at (rows, positions), the share of attention on each patch of each frame of their picture; sums to 1.
 

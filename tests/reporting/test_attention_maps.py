@@ -23,7 +23,7 @@ TOKENIZER = ByteTokenizer()
 SIDE, PATCH, LATENTS, LAYERS = 16, 4, 3, 2
 CONFIG = FlamingoConfig(
     vision=ViTConfig(SIDE, PATCH, width=16, layers=1, heads=2, mlp_width=16),
-    resampler=ResamplerConfig(width=16, layers=LAYERS, heads=2, head_width=8, latents=LATENTS, mlp_width=16, max_frames=2),
+    resampler=ResamplerConfig(16, LAYERS, heads=2, head_width=8, latents=LATENTS, mlp_width=16, max_frames=2),
     # Three layers with a block before every second: one superblock in the scan, and a tail with a block of its own.
     decoder=DecoderConfig(vocab_size=261, width=16, layers=3, heads=2, head_width=8, mlp_width=16),
     cross=GatedCrossAttentionConfig(

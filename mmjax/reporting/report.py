@@ -1,0 +1,94 @@
+"""The report of a run: one self-contained page, written from whatever the run has left so far."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+
+from mmjax.data.show import picture_uri
+from mmjax.reporting.attention import AttentionMap
+from mmjax.reporting.curves import training_charts
+from mmjax.reporting.episodes import episode_groups
+from mmjax.reporting.facts import count_parts, duration, facts, signals, training_seconds, versions
+from mmjax.reporting.pictures import enlarged, overlay, ramp_css
+from mmjax.reporting.scores import Score, headlines, progress_chart, read_scores, shots_chart, table_groups
+from mmjax.reporting.svg import format_number, percent
+from mmjax.reporting.workdir import Run, read_run
+
+_TEMPLATES = pathlib.Path(__file__).parent / "templates"
+
+
+def write_report(workdir: str | os.PathLike, *, attention: Sequence[AttentionMap] | None = None) -> pathlib.Path:
+    """Writes `workdir/report.html` and returns its path. What the run has not left yet, the page says.
+
+    Raises:
+      InputError: there is no such folder.
+    """
+    run = read_run(workdir)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "number": format_number}
+    page = environment.get_template("report.html").render(_view(run, attention or ()))
+    path = run.folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _view(run: Run, attention: Sequence[AttentionMap]) -> dict[str, Any]:
+    """Everything that the template shows."""
+    scores = read_scores(run.scores)
+    parts = count_parts(run.checkpoint)
+    return {
+        "title": run.folder.resolve().name,
+        "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "workdir": str(run.folder),
+        "signals": signals(run),
+        "time": duration(training_seconds(run)),
+        "parts": parts,
+        "parameters": sum(part.parameters for part in parts),
+        "trained": sum(part.trained for part in parts),
+        "headlines": headlines(scores),
+        "tasks": table_groups(scores),
+        "columns": _columns(scores),
+        "score_charts": [chart for chart in (shots_chart(scores), progress_chart(run.evaluations)) if chart],
+        "charts": training_charts(run.metrics),
+        "logged": len(run.metrics),
+        "groups": episode_groups(run.folder, run.predictions),
+        "maps": _maps(attention),
+        "ramp": ramp_css(),
+        "facts": facts(run),
+        "versions": versions(run),
+        "config": json.dumps(run.config, indent=2) if run.config else "",
+        "problems": run.problems,
+    }
+
+
+def _columns(scores: Sequence[Score]) -> dict[str, Any]:
+    """Which columns of the table of scores have anything to tell."""
+    return {
+        "selection": len({score.selection for score in scores}) > 1,
+        "controls": sorted({name for score in scores for name in score.controls}),
+    }
+
+
+def _maps(attention: Sequence[AttentionMap]) -> list[dict[str, Any]]:
+    return [
+        {
+            "map": one,
+            "picture": picture_uri(enlarged(one.picture)),
+            "overlay": picture_uri(overlay(one.picture, one.heat)),
+            "most": float(one.heat.max()),
+        }
+        for one in attention
+    ]
