@@ -1,0 +1,118 @@
+"""Each different picture of many prompts is encoded once, and rows gather the ones they look at."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mmjax.core.arrays import Array, Bool, Float, Int, Shaped, UInt8
+from mmjax.core.errors import InputError
+from mmjax.core.example import Media
+from mmjax.decoding.prompt import load_frames
+from mmjax.models.decoders.decoder import Media as SeenMedia
+from mmjax.parallel.sharding import batch_sharding, constrain, nested, use_mesh
+
+# Pictures that are encoded at the same time.
+CHUNK = 64
+
+
+class PictureTable:
+    """The different pictures among those added: a picture that comes again gets the slot that it has."""
+
+    def __init__(self):
+        self._slots: dict[tuple, int] = {}
+        self._pictures: list[UInt8[np.ndarray, "F h w 3"]] = []
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def add(self, media: Media) -> int:
+        """The slot of a medium.
+
+        Raises:
+          InputError: it is no picture, or not of the size of the others.
+          DataError: it cannot be decoded.
+        """
+        frames = load_frames(media)
+        key = (frames.shape, hashlib.blake2b(frames.tobytes(), digest_size=16).digest())
+        if key not in self._slots:
+            if self._pictures and frames.shape[1:] != self._pictures[0].shape[1:]:
+                height, width = frames.shape[1:3]
+                raise InputError(
+                    f"pictures of one call must have one size, but one is {height}x{width} and another "
+                    f"{self._pictures[0].shape[1]}x{self._pictures[0].shape[2]}; scale them to the model's"
+                )
+            self._slots[key] = len(self._pictures)
+            self._pictures.append(frames)
+        return self._slots[key]
+
+    def chunk(self, start: int, count: int) -> tuple[UInt8[np.ndarray, "B F h w 3"], Bool[np.ndarray, "B F"]]:
+        """`count` pictures from slot `start` on, padded with none, and which frames there are."""
+        chosen = self._pictures[start : start + count]
+        most = max(len(frames) for frames in self._pictures)
+        images = np.zeros((count, most, *self._pictures[0].shape[1:]), np.uint8)
+        present = np.zeros((count, most), bool)
+        for row, frames in enumerate(chosen):
+            images[row, : len(frames)] = frames
+            present[row, : len(frames)] = True
+        return images, present
+
+
+def encode_pictures(
+    model: nn.Module, params: Mapping[str, Array], table: PictureTable, *, capacity: int, mesh: Mesh | None
+) -> Float[Array, "capacity R D"]:
+    """Features of every picture of the table, by slot; `capacity` (>= their number) is how many rows there are."""
+    chunk = min(capacity, CHUNK)
+    parts = []
+    for start in range(0, max(len(table), 1), chunk):
+        if len(table):
+            images, present = table.chunk(start, chunk)
+        else:  # text alone: one picture that is not there
+            side = model.config.vision.image_size
+            images, present = np.zeros((chunk, 1, side, side, 3), np.uint8), np.zeros((chunk, 1), bool)
+        parts.append(_encode(model, mesh, params, put(images, mesh), put(present, mesh)))
+    return _join(parts, capacity)
+
+
+def picture_bytes(model: nn.Module, params: Mapping[str, Array]) -> int:
+    """Bytes of the features of one picture."""
+    side = model.config.vision.image_size
+    images, present = jax.ShapeDtypeStruct((1, 1, side, side, 3), jnp.uint8), jax.ShapeDtypeStruct((1, 1), jnp.bool_)
+    features = jax.eval_shape(functools.partial(_encode, model, None), params, images, present)
+    return features.size * features.dtype.itemsize
+
+
+@jax.jit
+def gather(features: Float[Array, "S R D"], slots: Int[Array, "B N"]) -> SeenMedia:
+    """What the rows of a batch look at: image n of a row is the picture `slots[n]`, or nothing where that is -1."""
+    batch, count = slots.shape
+    seen = jnp.take(features, jnp.maximum(slots, 0), axis=0)
+    numbers = jnp.where(slots >= 0, jnp.arange(1, count + 1, dtype=jnp.int32)[None], 0)
+    latents = features.shape[1]
+    return SeenMedia(seen.reshape(batch, count * latents, -1), jnp.repeat(numbers, latents, axis=1))
+
+
+def put(value: Shaped[np.ndarray, "B *S"], mesh: Mesh | None) -> Any:
+    """Rows on the device, or over the batch axes of the mesh."""
+    return jax.device_put(value) if mesh is None else jax.device_put(value, batch_sharding(mesh, value.shape))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "mesh"))
+def _encode(model, mesh, params, images, present):
+    with use_mesh(mesh):
+        media = model.apply(nested(params), images[:, None], present[:, None], method="encode")
+        return constrain(media.features, None, None, None)
+
+
+@functools.partial(jax.jit, static_argnames=("capacity",))
+def _join(parts, capacity):
+    joined = jnp.concatenate(parts)[:capacity]
+    return jnp.pad(joined, ((0, capacity - joined.shape[0]), (0, 0), (0, 0)))

@@ -1,0 +1,225 @@
+"""Log-likelihoods of given continuations: a prompt is read once, and all its continuations share what was read."""
+
+from __future__ import annotations
+
+import collections
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mmjax.core.arrays import Array, Float, Int
+from mmjax.core.errors import InputError
+from mmjax.core.example import Text
+from mmjax.decoding.cached import extend, prefill
+from mmjax.decoding.logits import logits, rate_tokens, writable_tokens
+from mmjax.decoding.pictures import PictureTable, encode_pictures, gather, picture_bytes, put
+from mmjax.decoding.prompt import Prompt
+from mmjax.decoding.rows import bucket, check_lengths, pad_rows, plan_buckets, tokenize_prompt
+from mmjax.parallel.sharding import constrain, use_mesh
+from mmjax.text.prompt import Tokenized
+from mmjax.text.tokenizer import Tokenizer
+
+# Compiling one more program takes about as long as running over so many tokens.
+PROGRAM_TOKENS = 100_000
+# Features of pictures that are kept at the same time.
+PICTURE_BYTES = 1 << 30
+
+
+class Continuations(NamedTuple):
+    """Scores of the continuations of one prompt, in the order they were given.
+
+    `log_likelihoods` are sums over a continuation's tokens. `greedy_tokens[c][t]` is what greedy decoding writes in
+    the place of token t when the tokens before it are those of continuation c: where all of `tokens[c]` agree with
+    them, greedy decoding writes exactly that continuation.
+    """
+
+    log_likelihoods: Float[np.ndarray, "C"]
+    tokens: tuple[Int[np.ndarray, "T"], ...]
+    greedy_tokens: tuple[Int[np.ndarray, "T"], ...]
+
+    @property
+    def best(self) -> int:
+        """Index of the most probable continuation; the first of equal ones."""
+        return int(np.argmax(self.log_likelihoods))
+
+    def is_greedy(self, index: int) -> bool:
+        """Whether greedy decoding writes this continuation."""
+        return bool(np.array_equal(self.tokens[index], self.greedy_tokens[index]))
+
+
+@flax.struct.dataclass
+class _Candidates:
+    """Continuations of each row [B, C, T], and how many tokens each has (0: none)."""
+
+    tokens: Array
+    lengths: Array
+
+
+class _Query(NamedTuple):
+    number: int
+    prompt: Prompt
+    text: Tokenized
+    continuations: tuple[np.ndarray, ...]
+
+
+class _Shape(NamedTuple):
+    rows: int
+    length: int
+    images: int
+    continuations: int
+    continuation_length: int
+
+
+def score_continuations(
+    model: nn.Module,
+    params: Mapping[str, Array],
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    continuations: Sequence[Sequence[Text]],
+    *,
+    mesh: Mesh | None = None,
+    batch_tokens: int = 8192,
+    on_scored: Callable[[int], object] = lambda prompts: None,
+) -> list[Continuations]:
+    """log p(continuation | prompt) of every continuation of every prompt.
+
+    A prompt (with its demonstrations) is read once into a cache that its continuations share; each different picture is
+    encoded once. Prompts are sorted into a few lengths, chosen so that padding and compilation together cost least,
+    and run in batches of about `batch_tokens` tokens. `on_scored` is called with the number of prompts just done.
+
+    Raises:
+      InputError: a prompt without continuations, an empty continuation, or more tokens than the model's positions.
+    """
+    queries = [
+        _Query(number, prompt, tokenize_prompt(prompt, tokenizer), tuple(_tokens(text, tokenizer) for text in texts))
+        for number, (prompt, texts) in enumerate(zip(prompts, continuations, strict=True))
+    ]
+    if any(not query.continuations or min(map(len, query.continuations)) == 0 for query in queries):
+        raise InputError("every prompt needs at least one continuation to score, and no continuation may be empty")
+    check_lengths(
+        (len(query.text.tokens) + max(map(len, query.continuations)) for query in queries),
+        model.config.decoder.max_length,
+    )
+    writable = jax.device_put(writable_tokens(tokenizer, model.config.decoder.vocab_size))
+    scored: dict[int, Continuations] = {}
+    running: collections.deque = collections.deque()
+
+    def collect():
+        batch, results = running.popleft()
+        results = jax.device_get(results)
+        scored.update((query.number, _read_out(query, results, row)) for row, query in enumerate(batch))
+        on_scored(len(batch))
+
+    room = max(1, PICTURE_BYTES // picture_bytes(model, params)) if queries else 0
+    for table, batches in _blocks(_batches(queries, batch_tokens), room):
+        features = encode_pictures(model, params, table, capacity=bucket(max(1, len(table))), mesh=mesh)
+        for shape, batch, slots in batches:
+            rows, candidates = _pad(batch, slots, shape, tokenizer)
+            rows, candidates = jax.tree.map(lambda leaf: put(leaf, mesh), (rows, candidates))
+            media = gather(features, rows.slots)
+            running.append((batch, _score(model, mesh, params, rows, media, candidates, writable)))
+            if len(running) > 2:  # the host prepares the next batches while the device works
+                collect()
+    while running:
+        collect()
+    return [scored[number] for number in range(len(queries))]
+
+
+def _tokens(text, tokenizer):
+    ids = tokenizer.encode(text.text)
+    return np.array(ids + [tokenizer.special["end_of_chunk"]] * text.end_of_chunk, np.int32)
+
+
+def _batches(queries: Sequence[_Query], batch_tokens: int) -> Iterator[tuple[_Shape, list[_Query]]]:
+    """Queries of one bucket and about as many continuations go together."""
+    if not queries:
+        return
+    stops = plan_buckets((len(query.text.tokens) for query in queries), program_cost=PROGRAM_TOKENS)
+    edges = np.searchsorted(stops, [len(query.text.tokens) for query in queries])
+    for edge, length in enumerate(stops):
+        here = [query for query, own in zip(queries, edges, strict=True) if own == edge]
+        here.sort(key=lambda query: len(query.continuations))
+        longest = max(len(tokens) for query in here for tokens in query.continuations)
+        shape = _Shape(
+            rows=_batch_rows(len(here), batch_tokens // length),
+            length=length,
+            images=max(1, *(query.text.images for query in here)),
+            continuations=len(here[-1].continuations),
+            continuation_length=bucket(longest, 4),
+        )
+        for start in range(0, len(here), shape.rows):
+            yield shape, here[start : start + shape.rows]
+
+
+def _batch_rows(count, most):
+    """At most about `most` rows; a multiple of 8 where there are as many, so that a mesh can share them."""
+    rows = min(bucket(count), max(1, most))
+    return rows - rows % 8 if rows > 8 else rows
+
+
+def _blocks(batches, room):
+    """Consecutive batches whose different pictures, at most `room` (and the last batch's), are kept together."""
+    table, block = PictureTable(), []
+    for shape, batch in batches:
+        slots = [[table.add(media) for media in query.prompt.media] for query in batch]
+        block.append((shape, batch, slots))
+        if len(table) >= room:
+            yield table, block
+            table, block = PictureTable(), []
+    if block:
+        yield table, block
+
+
+def _pad(batch, slots, shape: _Shape, tokenizer):
+    pad = tokenizer.special["pad"]
+    rows = pad_rows(
+        [query.text for query in batch], slots, rows=shape.rows, length=shape.length, images=shape.images, pad=pad
+    )
+    tokens = np.full((shape.rows, shape.continuations, shape.continuation_length), pad, np.int32)
+    lengths = np.zeros((shape.rows, shape.continuations), np.int32)
+    for row, query in enumerate(batch):
+        for number, continuation in enumerate(query.continuations):
+            tokens[row, number, : len(continuation)] = continuation
+            lengths[row, number] = len(continuation)
+    return rows, _Candidates(tokens, lengths)
+
+
+def _read_out(query, results, row):
+    log_likelihoods, greedy = results
+    count = len(query.continuations)
+    greedy = tuple(greedy[row, number, : len(tokens)] for number, tokens in enumerate(query.continuations))
+    return Continuations(log_likelihoods[row, :count], query.continuations, greedy)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "mesh"))
+def _score(model, mesh, params, rows, media, candidates, writable):
+    """Log-likelihoods [B, C] and greedy tokens [B, C, T]; the number of rounds is the batch's most continuations."""
+    batch, count, length = candidates.tokens.shape
+    with use_mesh(mesh):
+        first = prefill(model, params, rows, media, spare=length)
+
+        def score_one(number, results):
+            tokens = jax.lax.dynamic_index_in_dim(candidates.tokens, number, 1, keepdims=False)
+            lengths = jax.lax.dynamic_index_in_dim(candidates.lengths, number, 1, keepdims=False)
+            present = jnp.arange(length, dtype=jnp.int32)[None] < lengths[:, None]
+            output = extend(
+                model, params, first.output.cache, media.segments, tokens, present, rows.lengths, rows.last_media
+            )
+            # The prompt's last token tells the first of the continuation, and each of these the next.
+            hidden = jnp.concatenate([first.hidden[:, None], output.hidden[:, :-1]], axis=1)
+            scores = logits(hidden, output.unembedding, output.logits_softcap)
+            log_probabilities, greedy = rate_tokens(scores, tokens, writable)
+            total = jnp.sum(jnp.where(present, log_probabilities, 0.0), axis=1)
+            return results[0].at[:, number].set(total), results[1].at[:, number].set(greedy)
+
+        start = (jnp.zeros((batch, count), jnp.float32), jnp.zeros((batch, count, length), jnp.int32))
+        rounds = jnp.max(jnp.sum((candidates.lengths > 0).astype(jnp.int32), axis=1))
+        results = jax.lax.fori_loop(0, rounds, score_one, start)
+        return tuple(constrain(leaf, *(None,) * leaf.ndim) for leaf in results)
