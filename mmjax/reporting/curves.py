@@ -25,7 +25,7 @@ def training_charts(metrics: Rows) -> list[Markup]:
             Axes("Loss", "nats a token", "by data set", log=True), _by_dataset(metrics, "loss", "all, weighted")
         ),
         line_chart(
-            Axes("Grounding gap", "nats a token", "loss with blanked pictures, minus loss"),
+            Axes("Grounding gap", "nats a token", "pictures blanked minus shown"),
             _by_dataset(metrics, "grounding_gap", "all, weighted"),
             [Level("pictures make no difference", 0.0)],
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import mimetypes
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -43,15 +44,24 @@ def enlarged(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def overlay(picture: UInt8[np.ndarray, "h w 3"], heat: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W 3"]:
-    """`heat`, whose mean is 1, in colour over the greyed picture; the brightest colour is where it is greatest.
+def heat_range(heats: Sequence[Float[np.ndarray, "h w"]]) -> tuple[float, float]:
+    """One scale for all maps of a page, so that they can be compared: the medians of their least and greatest heat.
 
-    Only where it is nearly even everywhere, no place gets that: the brightest colour is at least twice an even look.
+    At least from 0.8 to 1.25 times an even look, so that what is nearly even is drawn as such.
     """
+    low, high = (float(np.median([end(heat) for heat in heats])) for end in (np.min, np.max))
+    return min(low, 0.8), max(high, 1.25)
+
+
+def overlay(
+    picture: UInt8[np.ndarray, "h w 3"], heat: Float[np.ndarray, "h w"], limits: tuple[float, float]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """`heat` in colour over the greyed picture: darkest at the first of the limits, brightest at the second."""
     base = enlarged(picture)
     size = (base.shape[1], base.shape[0])
     smooth = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
-    level = np.clip(smooth / max(float(heat.max()), 2.0), 0, 1)
+    low, high = limits
+    level = np.clip((smooth - low) / (high - low), 0, 1)
     red, green, blue, cover = (np.interp(level, _RAMP[:, 0], _RAMP[:, column]) for column in range(1, 5))
     grey = base.mean(axis=-1, keepdims=True)
     colour, cover = np.stack([red, green, blue], axis=-1), cover[..., None]

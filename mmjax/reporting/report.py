@@ -16,7 +16,7 @@ from mmjax.reporting.attention import AttentionMap
 from mmjax.reporting.curves import training_charts
 from mmjax.reporting.episodes import episode_groups
 from mmjax.reporting.facts import count_parts, duration, facts, signals, training_seconds, versions
-from mmjax.reporting.pictures import enlarged, overlay, ramp_css
+from mmjax.reporting.pictures import enlarged, heat_range, overlay, ramp_css
 from mmjax.reporting.scores import Score, headlines, progress_chart, read_scores, shots_chart, table_groups
 from mmjax.reporting.svg import format_number, percent
 from mmjax.reporting.workdir import Run, read_run
@@ -65,8 +65,7 @@ def _view(run: Run, attention: Sequence[AttentionMap]) -> dict[str, Any]:
         "charts": training_charts(run.metrics),
         "logged": len(run.metrics),
         "groups": episode_groups(run.folder, run.predictions),
-        "maps": _maps(attention),
-        "ramp": ramp_css(),
+        **_maps(attention),
         "facts": facts(run),
         "versions": versions(run),
         "config": json.dumps(run.config, indent=2) if run.config else "",
@@ -82,13 +81,17 @@ def _columns(scores: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-def _maps(attention: Sequence[AttentionMap]) -> list[dict[str, Any]]:
-    return [
+def _maps(attention: Sequence[AttentionMap]) -> dict[str, Any]:
+    if not attention:
+        return {"maps": []}
+    limits = heat_range([one.heat for one in attention])
+    maps = [
         {
             "map": one,
             "picture": picture_uri(enlarged(one.picture)),
-            "overlay": picture_uri(overlay(one.picture, one.heat)),
+            "overlay": picture_uri(overlay(one.picture, one.heat, limits)),
             "most": float(one.heat.max()),
         }
         for one in attention
     ]
+    return {"maps": maps, "limits": limits, "ramp": ramp_css()}

@@ -112,7 +112,7 @@ def test_text_of_the_run_is_never_markup(page):
 def test_attention_is_drawn_as_two_pictures_a_map(page):
     section = page[page.index('id="attention"') : page.index('id="facts"')]
     assert section.count("<img") == 2 * len(attention_maps())
-    assert "✓ writes 3." in section and "✗ writes 1., right is 2." in section
+    assert "✓ writes “3.” · peak" in section and "✗ writes “1.”, right is “2.” · peak" in section
     assert "peak 1\N{MULTIPLICATION SIGN} even" in section
 
 

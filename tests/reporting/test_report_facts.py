@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmjax.reporting.facts import count_parts, duration, facts, signals, training_seconds, versions
-from mmjax.reporting.pictures import overlay
+from mmjax.reporting.pictures import heat_range, overlay
 from mmjax.reporting.workdir import read_run
 from tests.reporting.fabricated_run import metrics, scans, write_lines, write_manifest, write_run
 
@@ -78,9 +78,16 @@ def test_heat_is_bright_where_the_attention_is():
     picture = scans()[0][0]
     heat = np.full((32, 32), 0.1, np.float32)
     heat[8:16, 8:16] = 8.0
-    drawn = overlay(picture, heat / heat.mean()).astype(int)
+    heat /= heat.mean()
+    limits = heat_range([heat, heat, np.ones((32, 32), np.float32)])
+    assert limits == (pytest.approx(heat.min()), pytest.approx(heat.max())), "one even map does not change the scale"
+    drawn = overlay(picture, heat, limits).astype(int)
     assert drawn.shape == (256, 256, 3)
     inside, outside = drawn[80:112, 80:112].mean(axis=(0, 1)), drawn[160:, 160:].mean(axis=(0, 1))
     assert inside[0] > 150 and inside[0] > inside[2] and outside[0] < 100
-    even = overlay(picture, np.ones((32, 32), np.float32)).astype(int)
-    assert even[0, 0, 0] < inside[0], "an even look is not as bright as a peak"
+    even = np.ones((32, 32), np.float32)
+    limits = heat_range([even])
+    assert limits == (0.8, 1.25)
+    assert outside[0] + 50 < overlay(picture, even, limits)[0, 0, 0] < inside[0], (
+        "an even look is neither bright nor dark"
+    )
