@@ -29,20 +29,22 @@ def assign_groups(groups: Sequence[ParameterGroup], paths: Sequence[str]) -> dic
     """The group of every parameter path.
 
     Raises:
-      ConfigError: a parameter that no group covers, or a group that covers nothing.
+      ConfigError: a parameter that no group covers, a group that covers nothing, or nothing left to train.
     """
     patterns = [group.pattern for group in groups]
     found = {path: first_match(patterns, path) for path in paths}
     uncovered = [path for path, index in found.items() if index < 0]
     if uncovered:
-        shown = ", ".join(uncovered[:5]) + (", ..." if len(uncovered) > 5 else "")
-        raise ConfigError(f"optim.groups covers no {shown}; add a group, or end the list with the pattern '.*'")
+        shown = ", ".join(uncovered[:5]) + (f", and {len(uncovered) - 5} more" if len(uncovered) > 5 else "")
+        raise ConfigError(f"no group of optim.groups matches {shown}; add one, or end the list with the pattern '.*'")
     used = set(found.values())
     for index, pattern in enumerate(patterns):
         if index not in used:
             raise ConfigError(
-                f"optim.groups[{index}] matches no parameter that an earlier group does not take: {pattern!r}"
+                f"optim.groups[{index}] ({pattern!r}) takes no parameter: none matches, or earlier groups have them"
             )
+    if all(groups[index].frozen for index in used):
+        raise ConfigError("optim.groups freezes every parameter, so nothing would be trained")
     return {path: groups[index] for path, index in found.items()}
 
 

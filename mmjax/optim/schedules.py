@@ -17,8 +17,10 @@ from mmjax.core.errors import ConfigError
 class ScheduleConfig:
     """The factor on the learning rate: a linear warm-up, then
 
-    constant: 1.  cosine: half a cosine down to `end_factor` at the last step.
-    wsd (warm-up, stable, decay): 1, then linearly down to `end_factor` over the last `decay_share` of the steps.
+    constant: 1.  cosine: half a cosine down towards `end_factor`.
+    wsd (warm-up, stable, decay): 1, then linearly down towards `end_factor` over the last `decay_share` of the steps.
+
+    `end_factor` itself is what a step after the last would have.
     """
 
     kind: Literal["constant", "cosine", "wsd"] = "constant"
@@ -29,8 +31,10 @@ class ScheduleConfig:
     def __post_init__(self):
         if self.warmup_steps < 0:
             raise ConfigError(f"warmup_steps must be 0 or more, not {self.warmup_steps}")
-        if not 0.0 <= self.end_factor <= 1.0 or not 0.0 < self.decay_share <= 1.0:
-            raise ConfigError("end_factor must be from 0 to 1, and decay_share above 0 and at most 1")
+        if not 0.0 <= self.end_factor <= 1.0:
+            raise ConfigError(f"end_factor must be from 0 to 1, not {self.end_factor}")
+        if not 0.0 < self.decay_share <= 1.0:
+            raise ConfigError(f"decay_share must be above 0 and at most 1, not {self.decay_share}")
 
 
 def make_schedule(config: ScheduleConfig, total_steps: int) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
