@@ -102,7 +102,7 @@ def _accumulate(function, batch, weights, parts):
 
 def _apply(config, plan, state, loss, tally, gradients):
     """The next state; the one before, with the counters moved, where the loss or the gradient is not finite."""
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, optimizer = plan.optimizer.update(gradients, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -127,8 +127,8 @@ def _apply(config, plan, state, loss, tally, gradients):
         loss=loss,
         tally=tally,
         gradient_norm=norm,
-        update_norm=optax.global_norm(updates),
-        parameter_norm=optax.global_norm(params),
+        update_norm=optax.tree.norm(updates),
+        parameter_norm=optax.tree.norm(params),
         finite=finite,
         nonfinite_in_row=new.nonfinite_in_row,
         skipped=new.skipped,
