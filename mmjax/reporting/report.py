@@ -13,6 +13,7 @@ import jinja2
 
 from mmjax.data.show import picture_uri
 from mmjax.reporting.attention import AttentionMap
+from mmjax.reporting.charts import MAX_POINTS
 from mmjax.reporting.curves import training_charts
 from mmjax.reporting.episodes import episode_groups
 from mmjax.reporting.facts import count_parts, duration, facts, signals, training_seconds, versions
@@ -64,6 +65,7 @@ def _view(run: Run, attention: Sequence[AttentionMap]) -> dict[str, Any]:
         "score_charts": [chart for chart in (shots_chart(scores), progress_chart(run.evaluations)) if chart],
         "charts": training_charts(run.metrics),
         "logged": len(run.metrics),
+        "most_points": MAX_POINTS,
         "groups": episode_groups(run.folder, run.predictions),
         **_maps(attention),
         "facts": facts(run),
