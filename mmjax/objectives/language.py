@@ -26,6 +26,8 @@ class LanguageConfig:
     def __post_init__(self):
         if self.chunk_size < 1:
             raise ConfigError(f"chunk_size must be positive, not {self.chunk_size}")
+        if self.z_loss < 0.0:
+            raise ConfigError(f"z_loss must be at least 0, not {self.z_loss}")
 
 
 @flax.struct.dataclass
