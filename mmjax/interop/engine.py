@@ -91,10 +91,13 @@ def inspect(folder: str | Path) -> Inspection:
     family = FAMILIES.get(outside.get("model_type"))
     if family is None:
         known = ", ".join(sorted(FAMILIES))
-        raise InputError(f"{folder} is of the family {outside.get('model_type')!r}, which is not known; known are: {known}")
-    config = read_settings(family.config, family.settings, outside)
+        raise InputError(
+            f"{folder} is of the family {outside.get('model_type')!r}, which is not known; known are: {known}"
+        )
     used = [base for base in family.bases if any(name.startswith(base) for name in tensors)]
     base = used[0] if used else family.bases[0]
+    detected = family.detect({name: tensor.shape for name, tensor in tensors.items()}, base)
+    config = read_settings(family.config, family.settings, outside, **detected)
     layout = lay_out(family, config, base)
     tensors = {name: t for name, t in tensors.items() if not any(re.fullmatch(p, name) for p in family.ignored)}
     _check(folder, layout, tensors)
@@ -149,7 +152,9 @@ def load(folder: str | Path, *, mesh: Mesh | None = None, dtype: Any = jnp.float
         parts = entry.transform.to_inside(tensor, [piece.shape for piece in entry.pieces])
         for piece, part in zip(entry.pieces, parts, strict=True):
             shape = plan.layout.shapes[piece.path].shape
-            parameters[piece.path] = _placed(parameters.get(piece.path), part, piece.index, shape, shardings[piece.path], dtype)
+            parameters[piece.path] = _placed(
+                parameters.get(piece.path), part, piece.index, shape, shardings[piece.path], dtype
+            )
     for entry in stored:
         if entry.tied:
             _check_tied(entry, plan.tensors[entry.name].read(), parameters, dtype)
@@ -162,11 +167,16 @@ def _placed(buffer, part: np.ndarray, index, shape, sharding, dtype) -> Array:
         whole = jax.make_array_from_callback(shape, sharding, lambda where: part[where])
         return jax.block_until_ready(whole.astype(dtype))
     if buffer is None:
-        buffer = jax.jit(functools.partial(jnp.zeros, shape, dtype), out_shardings=sharding)()
+        buffer = _zeros(shape, dtype, sharding)()
     if isinstance(sharding, NamedSharding):
         sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
     piece = jax.make_array_from_callback(part.shape, sharding, lambda where: part[where])
     return jax.block_until_ready(_insert(buffer, piece, index))
+
+
+@functools.cache
+def _zeros(shape, dtype, sharding) -> Callable[[], Array]:
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -27,6 +27,8 @@ class Row:
     tied_to: where there is no such parameter because it is another one, that one. The tensor may then be there or not,
       but not differ.
 
+    where: fields that the config must have for the row to be meant.
+
     A row whose parameters the model does not have is not meant (a bias, say); what is left over is an error anyway.
     """
 
@@ -34,6 +36,11 @@ class Row:
     inside: str | tuple[str, ...]
     pattern: str | None = None
     tied_to: str | None = None
+    where: tuple[tuple[str, Any], ...] = ()
+
+    def only_where(self, **fields: Any) -> Row:
+        """The same row, meant for configs with these fields only."""
+        return dataclasses.replace(self, where=(*self.where, *fields.items()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Family:
     model_type, architecture: what config.json says.
     bases: prefixes that the inner model's tensors may have, the usual one first.
     places: name -> number outside -> place, for the names in the rows' outside names.
+    detect: fields that config.json leaves open and the tensors' shapes and names (with their base) decide.
     ignored: patterns of tensors that carry nothing (buffers that are computed again).
     not_exported: fields that say how the model is used, not what it is.
     canonical: brings configs of the same meaning to the same form.
@@ -65,6 +73,7 @@ class Family:
     model: Callable[[Any, Any], nn.Module]
     inputs: Callable[[Any], tuple]
     bases: tuple[str, ...] = ("",)
+    detect: Callable[[Mapping[str, tuple[int, ...]], str], dict[str, Any]] = lambda shapes, base: {}
     ignored: tuple[str, ...] = ()
     not_exported: tuple[str, ...] = ("remat",)
     canonical: Callable[[Any], Any] = lambda config: config
@@ -115,6 +124,8 @@ def lay_out(family: Family, config: Any, base: str) -> Layout:
     entries: dict[str, Entry] = {}
     covered: dict[tuple[str, int | None], str] = {}
     for row in family.rows:
+        if any(getattr(config, field) != value for field, value in row.where):
+            continue
         for name, paths in _numbered(row, places, base):
             entry = _entry(row, name, paths, shapes)
             if entry is None:

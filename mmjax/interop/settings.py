@@ -74,13 +74,20 @@ def fixed(**fields: Any) -> Setting:
     return Setting(lambda outside: dict(fields), lambda config: {})
 
 
+def written(write: Callable[[Any], dict[str, Any]]) -> Setting:
+    """Keys that say outside what is seen here by the tensors themselves, so they are not read."""
+    return Setting(lambda outside: {}, write)
+
+
 def only(key: str, *allowed: Any) -> Setting:
     """A key of which only some values can be represented; a missing key has the first of them."""
 
     def read(outside: Tree) -> dict[str, Any]:
         value = lookup(outside, key, allowed[0])
         if value not in allowed:
-            raise InputError(f"config.json has {key}={value!r}; only {' or '.join(map(repr, allowed))} is supported here")
+            raise InputError(
+                f"config.json has {key}={value!r}; only {' or '.join(map(repr, allowed))} is supported here"
+            )
         return {}
 
     return Setting(read, lambda config: {key: allowed[0]})
@@ -98,8 +105,8 @@ def agrees(key: str, other: str) -> Setting:
     return Setting(read, lambda config: {})
 
 
-def read_settings(cls: type, settings: Sequence[Setting], outside: Tree) -> Any:
-    """The dataclass `cls` that an outside config describes.
+def read_settings(cls: type, settings: Sequence[Setting], outside: Tree, **detected: Any) -> Any:
+    """The dataclass `cls` that an outside config describes, together with fields `detected` elsewhere.
 
     Raises:
       InputError: a key is missing, or has a value that cannot be represented.
@@ -107,7 +114,7 @@ def read_settings(cls: type, settings: Sequence[Setting], outside: Tree) -> Any:
     fields: dict[str, Any] = {}
     for setting in settings:
         fields |= setting.read(outside)
-    return cls(**fields)
+    return cls(**(fields | detected))
 
 
 def write_settings(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.parity.reference_models import QUICK, build, relative_error, reopen, save_gradients, torch
-from safetensors.numpy import load_file
 
-from mmjax.interop.engine import export, load
+from mmjax.interop.engine import load
 from mmjax.parallel.sharding import nested
+from tests.parity.reference_models import (
+    QUICK,
+    build,
+    check_export,
+    gradient_error,
+    relative_error,
+    save_gradients,
+    torch,
+)
 
 LENGTH = 23
 LLAMA3_ROPE = {
@@ -55,14 +59,33 @@ CASES = {
     "gemma2": (
         "Gemma2ForCausalLM",
         "Gemma2Config",
-        sizes(36, 5, 6, 2, 46, head_dim=14, sliding_window=6, query_pre_attn_scalar=11, attn_logit_softcapping=3.0, final_logit_softcapping=2.0),
+        sizes(
+            36,
+            5,
+            6,
+            2,
+            46,
+            head_dim=14,
+            sliding_window=6,
+            query_pre_attn_scalar=11,
+            attn_logit_softcapping=3.0,
+            final_logit_softcapping=2.0,
+        ),
         True,
     ),
     "gemma3": (
         "Gemma3ForCausalLM",
         "Gemma3TextConfig",
         sizes(
-            36, 8, 6, 3, 46, head_dim=14, sliding_window=6, query_pre_attn_scalar=11,
+            36,
+            5,
+            6,
+            3,
+            46,
+            head_dim=14,
+            sliding_window=6,
+            query_pre_attn_scalar=11,
+            layer_types=["sliding_attention"] * 2 + ["full_attention"] + ["sliding_attention"] * 2,
             rope_parameters={
                 "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 50_000.0},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 700.0},
@@ -70,11 +93,24 @@ CASES = {
         ),
         True,
     ),
-    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"vocab_size": 61, "n_positions": 30, "n_embd": 35, "n_layer": 3, "n_head": 5}, True),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        {"vocab_size": 61, "n_positions": 30, "n_embd": 35, "n_layer": 3, "n_head": 5},
+        True,
+    ),
     "gpt2-inner": (
         "GPT2LMHeadModel",
         "GPT2Config",
-        {"vocab_size": 61, "n_positions": 25, "n_embd": 33, "n_layer": 1, "n_head": 3, "n_inner": 50, "activation_function": "relu"},
+        {
+            "vocab_size": 61,
+            "n_positions": 25,
+            "n_embd": 33,
+            "n_layer": 1,
+            "n_head": 3,
+            "n_inner": 50,
+            "activation_function": "relu",
+        },
         False,
     ),
     "gpt-neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", sizes(48, 3, 3, None, 66), True),
@@ -82,7 +118,14 @@ CASES = {
         "GPTNeoXForCausalLM",
         "GPTNeoXConfig",
         sizes(
-            60, 2, 5, None, 66, use_parallel_residual=False, attention_bias=False, hidden_act="gelu_new",
+            60,
+            2,
+            5,
+            None,
+            66,
+            use_parallel_residual=False,
+            attention_bias=False,
+            hidden_act="gelu_new",
             rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5},
         ),
         False,
@@ -123,7 +166,7 @@ def make_inputs():
 def reference_outputs(model, tokens, present, positions):
     """Logits (None without a head) and last hidden states."""
     inputs = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(present)}
-    if type(model).__name__.startswith("Mpt") is False:
+    if not type(model).__name__.startswith("Mpt"):
         inputs["position_ids"] = torch.tensor(positions)
     output = model(**inputs, output_hidden_states=True)
     if not hasattr(output, "logits"):
@@ -173,31 +216,6 @@ def test_parity(name, tmp_path, record_property):
     check_export(model, pretrained, tmp_path, lambda m: reference_outputs(m, tokens, present, positions))
     if with_gradients:
         save_gradients(model, tmp_path / "gradients")
-        worst = compare_gradients(gradients, load(tmp_path / "gradients").parameters)
+        worst = gradient_error(gradients, load(tmp_path / "gradients").parameters)
         print(name, "gradients", worst)
         assert worst < 1e-4
-
-
-def compare_gradients(ours, reference) -> float:
-    """The worst relative error; where a gradient is nothing but rounding (a key's bias), relative to the others."""
-    assert ours.keys() == reference.keys()
-    largest = max(float(jnp.abs(gradient).max()) for gradient in reference.values())
-    return max(
-        float(jnp.abs(ours[path] - reference[path]).max() / jnp.maximum(jnp.abs(reference[path]).max(), 1e-3 * largest))
-        for path in ours
-    )
-
-
-def check_export(model, pretrained, tmp_path, run):
-    """As it came, every file the same; from our config alone, the reference still gives the same outputs."""
-    export(pretrained, tmp_path / "back")
-    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("reference", "back"))
-    assert before.keys() == after.keys()
-    assert all(np.array_equal(before[key], after[key]) for key in before)
-    configs = [json.loads((tmp_path / folder / "config.json").read_text()) for folder in ("reference", "back")]
-    assert configs[0] == configs[1]
-
-    export(dataclasses.replace(pretrained, origin=None), tmp_path / "fresh", max_shard_bytes=9000)
-    assert len(list((tmp_path / "fresh").glob("*.safetensors"))) > 1
-    for ours, theirs in zip(run(reopen(model, tmp_path / "fresh")), run(model), strict=True):
-        assert (ours is None and theirs is None) or torch.equal(ours, theirs)

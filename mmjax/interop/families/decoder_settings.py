@@ -11,18 +11,6 @@ from mmjax.interop.settings import Setting, Tree, lookup
 from mmjax.models.decoders.config import DecoderConfig
 from mmjax.ops.rope import RopeScaling
 
-ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "quick_gelu": "gelu_quick",
-    "relu": "relu",
-    "relu2": "squared_relu",
-}
-
 
 def canonical(config: DecoderConfig) -> DecoderConfig:
     """The same model with what is left to be derived, or does not matter to it, spelt out: to compare configs by meaning."""
@@ -201,7 +189,9 @@ def layer_windows(pattern: int | None) -> Setting:
             kinds = ["sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)]
         unknown = set(kinds) - {"sliding_attention", "full_attention"}
         if unknown or len(kinds) != layers:
-            raise InputError(f"config.json has layer_types {kinds} for {layers} layers; known are sliding and full attention")
+            raise InputError(
+                f"config.json has layer_types {kinds} for {layers} layers; known are sliding and full attention"
+            )
         return {"windows": shortest_cycle([window if kind == "sliding_attention" else None for kind in kinds])}
 
     def write(config: DecoderConfig) -> dict[str, Any]:
@@ -209,7 +199,9 @@ def layer_windows(pattern: int | None) -> Setting:
         sizes = {window for window in windows if window is not None}
         if len(sizes) > 1:
             raise InputError(f"this layout has one sliding window for all layers, not {sorted(sizes)}")
-        keys: dict[str, Any] = {"layer_types": ["full_attention" if w is None else "sliding_attention" for w in windows]}
+        keys: dict[str, Any] = {
+            "layer_types": ["full_attention" if w is None else "sliding_attention" for w in windows]
+        }
         if sizes:
             keys["sliding_window"] = sizes.pop()
         if pattern is None:

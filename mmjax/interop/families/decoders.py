@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.interop.families.decoder_settings import (
-    ACTIVATIONS,
     canonical,
     flags,
     head_width,
@@ -21,6 +20,7 @@ from mmjax.interop.families.decoder_settings import (
     rope,
     tied,
 )
+from mmjax.interop.families.rows import ACTIVATIONS, attention, from_heads, fused, linear, norm, qkv
 from mmjax.interop.layout import Family, Place, Row, decoder_places
 from mmjax.interop.settings import Setting, agrees, fixed, named, only, same
 from mmjax.models.decoders.config import DecoderConfig, depth_plan
@@ -51,46 +51,25 @@ def _family(model_type: str, architecture: str, settings, rows, **kwargs: Any) -
     )
 
 
-def _linear(outside: str, inside: str, weight: str, bias: str) -> list[Row]:
-    return [Row(f"{outside}.weight", f"{inside}/kernel", weight), Row(f"{outside}.bias", f"{inside}/bias", bias)]
-
-
-def _norm(outside: str, inside: str) -> list[Row]:
-    return [Row(f"{outside}.weight", f"{inside}/scale"), Row(f"{outside}.bias", f"{inside}/bias")]
-
-
-HEADS = ("D H K -> (H K) D", "H K -> (H K)")
-OUT = ("H K D -> D (H K)", "D -> D")
-WIDE = ("D M -> M D", "M -> M")
-
-
-def _attention(outside: str, out: str) -> list[Row]:
-    rows = _linear(f"{outside}.{out}", "{layer}/attention/out", *OUT)
-    for short, name in (("q", "query"), ("k", "key"), ("v", "value")):
-        rows += _linear(f"{outside}.{short}_proj", f"{{layer}}/attention/{name}", *HEADS)
-    return rows
-
-
-_QKV = tuple("{layer}/attention/" + name for name in ("query", "key", "value"))
-_QKV_KERNEL, _QKV_BIAS = (tuple(f"{path}/{leaf}" for path in _QKV) for leaf in ("kernel", "bias"))
+QKV = qkv("{layer}/attention")
 
 LLAMA_ROWS = [
     Row("{base}embed_tokens.weight", "embedding"),
     Row("lm_head.weight", "unembedding", tied_to="embedding"),
-    *_norm("{base}norm", "final_norm"),
-    *_norm("{base}layers.{layer}.input_layernorm", "{layer}/attention_norm"),
-    *_attention("{base}layers.{layer}.self_attn", "o_proj"),
-    *_norm("{base}layers.{layer}.self_attn.q_norm", "{layer}/attention/query_norm"),
-    *_norm("{base}layers.{layer}.self_attn.k_norm", "{layer}/attention/key_norm"),
-    *_linear("{base}layers.{layer}.mlp.up_proj", "{layer}/mlp/up", *WIDE),
-    *_linear("{base}layers.{layer}.mlp.gate_proj", "{layer}/mlp/gate", *WIDE),
-    *_linear("{base}layers.{layer}.mlp.down_proj", "{layer}/mlp/down", *WIDE),
+    *norm("{base}norm", "final_norm"),
+    *norm("{base}layers.{layer}.input_layernorm", "{layer}/attention_norm"),
+    *attention("{base}layers.{layer}.self_attn", "{layer}/attention", "q_proj", "k_proj", "v_proj", "o_proj"),
+    *norm("{base}layers.{layer}.self_attn.q_norm", "{layer}/attention/query_norm"),
+    *norm("{base}layers.{layer}.self_attn.k_norm", "{layer}/attention/key_norm"),
+    *linear("{base}layers.{layer}.mlp.up_proj", "{layer}/mlp/up"),
+    *linear("{base}layers.{layer}.mlp.gate_proj", "{layer}/mlp/gate"),
+    *linear("{base}layers.{layer}.mlp.down_proj", "{layer}/mlp/down"),
 ]
-PRE_NORM = _norm("{base}layers.{layer}.post_attention_layernorm", "{layer}/mlp_norm")
+PRE_NORM = norm("{base}layers.{layer}.post_attention_layernorm", "{layer}/mlp_norm")
 SANDWICH_NORMS = [
-    *_norm("{base}layers.{layer}.post_attention_layernorm", "{layer}/attention_post_norm"),
-    *_norm("{base}layers.{layer}.pre_feedforward_layernorm", "{layer}/mlp_norm"),
-    *_norm("{base}layers.{layer}.post_feedforward_layernorm", "{layer}/mlp_post_norm"),
+    *norm("{base}layers.{layer}.post_attention_layernorm", "{layer}/attention_post_norm"),
+    *norm("{base}layers.{layer}.pre_feedforward_layernorm", "{layer}/mlp_norm"),
+    *norm("{base}layers.{layer}.post_feedforward_layernorm", "{layer}/mlp_post_norm"),
 ]
 LLAMA_BASE = {"bases": ("model.", ""), "ignored": (r".*rotary_emb\.inv_freq",)}
 
@@ -232,14 +211,13 @@ gpt2 = _family(
         Row("{base}wte.weight", "embedding"),
         Row("{base}wpe.weight", "position_embedding"),
         Row("lm_head.weight", "unembedding", tied_to="embedding"),
-        *_norm("{base}ln_f", "final_norm"),
-        *_norm("{base}h.{layer}.ln_1", "{layer}/attention_norm"),
-        *_norm("{base}h.{layer}.ln_2", "{layer}/mlp_norm"),
-        Row("{base}h.{layer}.attn.c_attn.weight", _QKV_KERNEL, "D H K -> D (+H K)"),
-        Row("{base}h.{layer}.attn.c_attn.bias", _QKV_BIAS, "H K -> (+H K)"),
-        *_linear("{base}h.{layer}.attn.c_proj", "{layer}/attention/out", "H K D -> (H K) D", "D -> D"),
-        *_linear("{base}h.{layer}.mlp.c_fc", "{layer}/mlp/up", "D M -> D M", "M -> M"),
-        *_linear("{base}h.{layer}.mlp.c_proj", "{layer}/mlp/down", "M D -> M D", "D -> D"),
+        *norm("{base}ln_f", "final_norm"),
+        *norm("{base}h.{layer}.ln_1", "{layer}/attention_norm"),
+        *norm("{base}h.{layer}.ln_2", "{layer}/mlp_norm"),
+        *fused("{base}h.{layer}.attn.c_attn", QKV, "D H K -> D (+H K)", "H K -> (+H K)"),
+        *linear("{base}h.{layer}.attn.c_proj", "{layer}/attention/out", "H K D -> (H K) D", "D -> D"),
+        *linear("{base}h.{layer}.mlp.c_fc", "{layer}/mlp/up", "D M -> D M", "M -> M"),
+        *linear("{base}h.{layer}.mlp.c_proj", "{layer}/mlp/down", "M D -> M D", "D -> D"),
     ],
     bases=("transformer.", ""),
     ignored=(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)",),
@@ -266,14 +244,13 @@ gpt_neox = _family(
     [
         Row("{base}embed_in.weight", "embedding"),
         Row("embed_out.weight", "unembedding", tied_to="embedding"),
-        *_norm("{base}final_layer_norm", "final_norm"),
-        *_norm("{base}layers.{layer}.input_layernorm", "{layer}/attention_norm"),
-        *_norm("{base}layers.{layer}.post_attention_layernorm", "{layer}/mlp_norm"),
-        Row("{base}layers.{layer}.attention.query_key_value.weight", _QKV_KERNEL, "D H K -> (H +1 K) D"),
-        Row("{base}layers.{layer}.attention.query_key_value.bias", _QKV_BIAS, "H K -> (H +1 K)"),
-        *_linear("{base}layers.{layer}.attention.dense", "{layer}/attention/out", *OUT),
-        *_linear("{base}layers.{layer}.mlp.dense_h_to_4h", "{layer}/mlp/up", *WIDE),
-        *_linear("{base}layers.{layer}.mlp.dense_4h_to_h", "{layer}/mlp/down", *WIDE),
+        *norm("{base}final_layer_norm", "final_norm"),
+        *norm("{base}layers.{layer}.input_layernorm", "{layer}/attention_norm"),
+        *norm("{base}layers.{layer}.post_attention_layernorm", "{layer}/mlp_norm"),
+        *fused("{base}layers.{layer}.attention.query_key_value", QKV, "D H K -> (H +1 K) D", "H K -> (H +1 K)"),
+        *from_heads("{base}layers.{layer}.attention.dense", "{layer}/attention/out"),
+        *linear("{base}layers.{layer}.mlp.dense_h_to_4h", "{layer}/mlp/up"),
+        *linear("{base}layers.{layer}.mlp.dense_4h_to_h", "{layer}/mlp/down"),
     ],
     bases=("gpt_neox.", ""),
     ignored=(r".*\.attention\.(bias|masked_bias)", r".*rotary_emb\.inv_freq"),
@@ -303,12 +280,12 @@ opt = _family(
         Row("{base}embed_tokens.weight", "embedding"),
         Row("{base}embed_positions.weight", "position_embedding"),
         Row("lm_head.weight", "unembedding", tied_to="embedding"),
-        *_norm("{base}final_layer_norm", "final_norm"),
-        *_norm("{base}layers.{layer}.self_attn_layer_norm", "{layer}/attention_norm"),
-        *_norm("{base}layers.{layer}.final_layer_norm", "{layer}/mlp_norm"),
-        *_attention("{base}layers.{layer}.self_attn", "out_proj"),
-        *_linear("{base}layers.{layer}.fc1", "{layer}/mlp/up", *WIDE),
-        *_linear("{base}layers.{layer}.fc2", "{layer}/mlp/down", *WIDE),
+        *norm("{base}final_layer_norm", "final_norm"),
+        *norm("{base}layers.{layer}.self_attn_layer_norm", "{layer}/attention_norm"),
+        *norm("{base}layers.{layer}.final_layer_norm", "{layer}/mlp_norm"),
+        *attention("{base}layers.{layer}.self_attn", "{layer}/attention", "q_proj", "k_proj", "v_proj", "out_proj"),
+        *linear("{base}layers.{layer}.fc1", "{layer}/mlp/up"),
+        *linear("{base}layers.{layer}.fc2", "{layer}/mlp/down"),
     ],
     bases=("model.decoder.", "decoder."),
 )
@@ -341,15 +318,15 @@ mpt = _family(
     [
         Row("{base}wte.weight", "embedding"),
         Row("lm_head.weight", "unembedding", tied_to="embedding"),
-        *_norm("{base}norm_f", "final_norm"),
-        *_norm("{base}blocks.{layer}.norm_1", "{layer}/attention_norm"),
-        *_norm("{base}blocks.{layer}.norm_2", "{layer}/mlp_norm"),
-        Row("{base}blocks.{layer}.attn.Wqkv.weight", _QKV_KERNEL, "D H K -> (+H K) D"),
-        *_norm("{base}blocks.{layer}.attn.q_ln", "{layer}/attention/query_norm"),
-        *_norm("{base}blocks.{layer}.attn.k_ln", "{layer}/attention/key_norm"),
-        *_linear("{base}blocks.{layer}.attn.out_proj", "{layer}/attention/out", *OUT),
-        *_linear("{base}blocks.{layer}.ffn.up_proj", "{layer}/mlp/up", *WIDE),
-        *_linear("{base}blocks.{layer}.ffn.down_proj", "{layer}/mlp/down", *WIDE),
+        *norm("{base}norm_f", "final_norm"),
+        *norm("{base}blocks.{layer}.norm_1", "{layer}/attention_norm"),
+        *norm("{base}blocks.{layer}.norm_2", "{layer}/mlp_norm"),
+        *fused("{base}blocks.{layer}.attn.Wqkv", QKV, "D H K -> (+H K) D", "H K -> (+H K)"),
+        *norm("{base}blocks.{layer}.attn.q_ln", "{layer}/attention/query_norm"),
+        *norm("{base}blocks.{layer}.attn.k_ln", "{layer}/attention/key_norm"),
+        *from_heads("{base}blocks.{layer}.attn.out_proj", "{layer}/attention/out"),
+        *linear("{base}blocks.{layer}.ffn.up_proj", "{layer}/mlp/up"),
+        *linear("{base}blocks.{layer}.ffn.down_proj", "{layer}/mlp/down"),
     ],
     bases=("transformer.", ""),
 )

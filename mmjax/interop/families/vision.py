@@ -1,2 +1,280 @@
-"""Picture encoders."""
-VISION = ()
+"""Picture encoders of transformers: ViT, the picture towers of CLIP and SigLIP, DINOv2 with and without registers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mmjax.core.errors import InputError
+from mmjax.interop.families.rows import ACTIVATIONS, PATCHES, attention, fused, linear, norm, qkv
+from mmjax.interop.layout import Family, Place, Row
+from mmjax.interop.settings import Setting, Tree, fixed, named, only, same, written
+from mmjax.models.encoders.vit import ViT, ViTConfig
+
+
+def _side(key: str, field: str, default: int) -> Setting:
+    """A side in pixels, or two that must be equal."""
+
+    def read(outside: Tree) -> dict[str, Any]:
+        value = outside.get(key, default)
+        sides = set(value) if isinstance(value, (list, tuple)) else {value}
+        if len(sides) > 1:
+            raise InputError(f"config.json has {key}={value}; only squares are supported")
+        return {field: sides.pop()}
+
+    return Setting(read, lambda config: {key: getattr(config, field)})
+
+
+def _settings(*more: Setting, image_size: int, patch_size: int, eps: float) -> tuple[Setting, ...]:
+    return (
+        same("hidden_size", "width"),
+        same("num_hidden_layers", "layers"),
+        same("num_attention_heads", "heads"),
+        same("layer_norm_eps", "norm_eps", eps),
+        _side("image_size", "image_size", image_size),
+        _side("patch_size", "patch_size", patch_size),
+        only("num_channels", 3),
+        *more,
+    )
+
+
+def _family(
+    model_type: str, architecture: str, settings, rows, *, detected: tuple[str, ...] = (), **kwargs: Any
+) -> Family:
+    return Family(
+        model_type,
+        architecture,
+        ViTConfig,
+        tuple(settings),
+        tuple(rows),
+        lambda config: {"layer": {layer: Place("layers", layer) for layer in range(config.layers)}},
+        ViT,
+        lambda config: (jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32),),
+        not_exported=("remat", "feature_layer", *detected),
+        **kwargs,
+    )
+
+
+# ---- ViT and DINOv2: the same names, but for the norms and what DINOv2 adds.
+
+
+def _bert_like_rows(first_norm: str, second_norm: str) -> list[Row]:
+    outside = "{base}encoder.layer.{layer}"
+    return [
+        Row("{base}embeddings.cls_token", "class_token", "1 D -> 1 1 D"),
+        Row("{base}embeddings.position_embeddings", ("class_position", "position_embedding"), "P D -> 1 +P D"),
+        Row("{base}embeddings.patch_embeddings.projection.weight", "patch_kernel", PATCHES),
+        Row("{base}embeddings.patch_embeddings.projection.bias", "patch_bias"),
+        *norm("{base}layernorm", "final_norm"),
+        *norm(f"{outside}.{first_norm}", "{layer}/attention_norm"),
+        *norm(f"{outside}.{second_norm}", "{layer}/mlp_norm"),
+        *attention(
+            f"{outside}.attention",
+            "{layer}/attention",
+            "attention.query",
+            "attention.key",
+            "attention.value",
+            "output.dense",
+        ),
+    ]
+
+
+_CLASS_POOLED = fixed(class_token=True, class_position=True, pool="class")
+
+
+def _detect_vit(shapes, base: str) -> dict[str, Any]:
+    """The mask token, and a pooler or a classifier, are there or not; config.json does not say."""
+    found = {"mask_token": f"{base}embeddings.mask_token" in shapes}
+    if "classifier.weight" in shapes:
+        return found | {"projection": shapes["classifier.weight"][0], "projection_bias": True}
+    if f"{base}pooler.dense.weight" in shapes:
+        width = shapes[f"{base}pooler.dense.weight"][0]
+        return found | {"projection": width, "projection_bias": True, "projection_activation": "tanh"}
+    return found
+
+
+def _vit_head(config: ViTConfig) -> dict[str, Any]:
+    if config.projection_activation == "tanh" or not config.projection:
+        return {"architectures": ["ViTModel"], "pooler_output_size": config.projection or config.width}
+    labels = {str(label): f"LABEL_{label}" for label in range(config.projection)}
+    return {"architectures": ["ViTForImageClassification"], "id2label": labels}
+
+
+vit = _family(
+    "vit",
+    "ViTModel",
+    _settings(
+        same("intermediate_size", "mlp_width"),
+        named("hidden_act", "activation", ACTIVATIONS, "gelu"),
+        _CLASS_POOLED,
+        only("qkv_bias", True),
+        only("pooler_act", "tanh"),
+        written(_vit_head),
+        image_size=224,
+        patch_size=16,
+        eps=1e-12,
+    ),
+    [
+        *_bert_like_rows("layernorm_before", "layernorm_after"),
+        Row("{base}embeddings.mask_token", "mask_token", "1 D -> 1 1 D"),
+        *linear("{base}encoder.layer.{layer}.intermediate.dense", "{layer}/mlp/up"),
+        *linear("{base}encoder.layer.{layer}.output.dense", "{layer}/mlp/down"),
+        *(row.only_where(projection_activation="tanh") for row in linear("{base}pooler.dense", "projection")),
+        *(row.only_where(projection_activation="none") for row in linear("classifier", "projection")),
+    ],
+    bases=("vit.", ""),
+    detect=_detect_vit,
+    detected=("mask_token", "projection", "projection_bias", "projection_activation"),
+)
+
+
+def _dinov2_width() -> Setting:
+    """mlp_ratio; a gated feed-forward keeps two thirds of it, rounded up to a multiple of 8."""
+
+    def gated_width(hidden: int) -> int:
+        return (int(hidden * 2 / 3) + 7) // 8 * 8
+
+    def read(outside: Tree) -> dict[str, Any]:
+        hidden = int(outside["hidden_size"] * outside.get("mlp_ratio", 4))
+        if outside.get("use_swiglu_ffn", False):
+            return {"mlp_gated": True, "activation": "silu", "mlp_width": gated_width(hidden)}
+        act = named("hidden_act", "activation", ACTIVATIONS, "gelu").read(outside)
+        return {"mlp_gated": False, "mlp_width": hidden} | act
+
+    def write(config: ViTConfig) -> dict[str, Any]:
+        ratios = [4, *range(1, 17)]
+        wide = (lambda ratio: gated_width(config.width * ratio)) if config.mlp_gated else (lambda r: config.width * r)
+        ratio = next((ratio for ratio in ratios if wide(ratio) == config.mlp_width), None)
+        if ratio is None:
+            raise InputError(f"DINOv2's layout has no whole mlp_ratio for an mlp_width of {config.mlp_width}")
+        act = {} if config.mlp_gated else named("hidden_act", "activation", ACTIVATIONS, "gelu").write(config)
+        return {"mlp_ratio": ratio, "use_swiglu_ffn": config.mlp_gated} | act
+
+    return Setting(read, write)
+
+
+_SWIGLU = ("{layer}/mlp/gate", "{layer}/mlp/up")
+_DINOV2_ROWS = [
+    *_bert_like_rows("norm1", "norm2"),
+    Row("{base}embeddings.mask_token", "mask_token"),
+    Row("{base}embeddings.register_tokens", "registers", "R D -> 1 R D"),
+    Row("{base}encoder.layer.{layer}.layer_scale1.lambda1", "{layer}/attention_scale"),
+    Row("{base}encoder.layer.{layer}.layer_scale2.lambda1", "{layer}/mlp_scale"),
+    *(row.only_where(mlp_gated=False) for row in linear("{base}encoder.layer.{layer}.mlp.fc1", "{layer}/mlp/up")),
+    *(row.only_where(mlp_gated=False) for row in linear("{base}encoder.layer.{layer}.mlp.fc2", "{layer}/mlp/down")),
+    *fused("{base}encoder.layer.{layer}.mlp.weights_in", _SWIGLU, "D M -> (+M) D", "M -> (+M)"),
+    *(
+        row.only_where(mlp_gated=True)
+        for row in linear("{base}encoder.layer.{layer}.mlp.weights_out", "{layer}/mlp/down")
+    ),
+]
+
+
+def _dinov2(model_type: str, architecture: str, patch_size: int, *more: Setting) -> Family:
+    return _family(
+        model_type,
+        architecture,
+        _settings(
+            _dinov2_width(),
+            _CLASS_POOLED,
+            same("layerscale_value", "layer_scale", 1.0),
+            only("qkv_bias", True),
+            written(lambda config: {"use_mask_token": config.mask_token}),
+            *more,
+            image_size=224,
+            patch_size=patch_size,
+            eps=1e-6,
+        ),
+        _DINOV2_ROWS,
+        bases=(f"{model_type}.", ""),
+        detect=lambda shapes, base: {"mask_token": f"{base}embeddings.mask_token" in shapes},
+        detected=("mask_token",),
+    )
+
+
+dinov2 = _dinov2("dinov2", "Dinov2Model", 14)
+dinov2_with_registers = _dinov2(
+    "dinov2_with_registers",
+    "Dinov2WithRegistersModel",
+    16,
+    same("num_register_tokens", "registers", 4),
+    fixed(position_resize="bicubic_antialias"),
+)
+
+# ---- CLIP and SigLIP.
+
+_TOWER_ROWS = [
+    Row("{base}embeddings.patch_embedding.weight", "patch_kernel", PATCHES),
+    Row("{base}embeddings.patch_embedding.bias", "patch_bias"),
+    *norm("{base}post_layernorm", "final_norm"),
+    *norm("{base}encoder.layers.{layer}.layer_norm1", "{layer}/attention_norm"),
+    *norm("{base}encoder.layers.{layer}.layer_norm2", "{layer}/mlp_norm"),
+    *attention("{base}encoder.layers.{layer}.self_attn", "{layer}/attention", "q_proj", "k_proj", "v_proj", "out_proj"),
+    *linear("{base}encoder.layers.{layer}.mlp.fc1", "{layer}/mlp/up"),
+    *linear("{base}encoder.layers.{layer}.mlp.fc2", "{layer}/mlp/down"),
+]
+_TOWER = {"bases": ("vision_model.", ""), "ignored": (r".*embeddings\.position_ids",)}
+
+
+def _detect_clip(shapes, base: str) -> dict[str, Any]:
+    return {"projection": shapes["visual_projection.weight"][0]} if "visual_projection.weight" in shapes else {}
+
+
+def _clip_head(config: ViTConfig) -> dict[str, Any]:
+    if not config.projection:
+        return {}
+    return {"architectures": ["CLIPVisionModelWithProjection"], "projection_dim": config.projection}
+
+
+clip_vision = _family(
+    "clip_vision_model",
+    "CLIPVisionModel",
+    _settings(
+        same("intermediate_size", "mlp_width"),
+        named("hidden_act", "activation", ACTIVATIONS, "quick_gelu"),
+        _CLASS_POOLED,
+        fixed(patch_bias=False, pre_norm_embeddings=True),
+        written(_clip_head),
+        image_size=224,
+        patch_size=32,
+        eps=1e-5,
+    ),
+    [
+        *_TOWER_ROWS,
+        Row("{base}embeddings.class_embedding", "class_token", "1 D -> D"),
+        Row("{base}embeddings.position_embedding.weight", ("class_position", "position_embedding"), "P D -> +P D"),
+        *norm("{base}pre_layrnorm", "embedding_norm"),
+        *linear("visual_projection", "projection"),
+    ],
+    detect=_detect_clip,
+    detected=("projection",),
+    **_TOWER,
+)
+
+siglip_vision = _family(
+    "siglip_vision_model",
+    "SiglipVisionModel",
+    _settings(
+        same("intermediate_size", "mlp_width"),
+        named("hidden_act", "activation", ACTIVATIONS, "gelu_pytorch_tanh"),
+        named("vision_use_head", "pool", {True: "map", False: "none"}, True),
+        image_size=224,
+        patch_size=16,
+        eps=1e-6,
+    ),
+    [
+        *_TOWER_ROWS,
+        Row("{base}embeddings.position_embedding.weight", "position_embedding"),
+        Row("{base}head.probe", "pool/probe", "1 D -> 1 1 D"),
+        *fused("{base}head.attention.in_proj", qkv("pool/attention"), "D H K -> (+H K) D", "H K -> (+H K)", join="_"),
+        *linear("{base}head.attention.out_proj", "pool/attention/out", "H K D -> D (H K)", "D -> D"),
+        *norm("{base}head.layernorm", "pool/mlp_norm"),
+        *linear("{base}head.mlp.fc1", "pool/mlp/up"),
+        *linear("{base}head.mlp.fc2", "pool/mlp/down"),
+    ],
+    **_TOWER,
+)
+
+VISION = (vit, dinov2, dinov2_with_registers, clip_vision, siglip_vision)

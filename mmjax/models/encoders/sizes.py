@@ -32,6 +32,8 @@ def _dinov2(width: int, layers: int, heads: int, gated_width: int | None = None,
         image_size=518,
         layer_scale=1.0,
         registers=registers,
+        position_resize="bicubic_antialias" if registers else "bicubic",
+        mask_token=True,
         mlp_gated=gated_width is not None,
         activation="silu" if gated_width else "gelu",
     )

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from mmjax.core.arrays import Array, Float
+from mmjax.core.arrays import Array, Bool, Float
 from mmjax.core.errors import ConfigError, InputError
 from mmjax.layers.attention import Attention, AttentionConfig
-from mmjax.layers.linear import Norm, fan_in_normal
+from mmjax.layers.linear import Linear, Norm, fan_in_normal
 from mmjax.layers.mlp import MLP, Activation
+from mmjax.models.encoders.positions import Resize, resize_positions, sincos_positions
 from mmjax.ops.masks import AttentionMask
 from mmjax.parallel.sharding import constrain
 
@@ -25,14 +24,17 @@ from mmjax.parallel.sharding import constrain
 class ViTConfig:
     """The specification of a vision transformer.
 
-    image_size: the (square) size that the learned positions are for; other sizes are interpolated to.
+    image_size: the (square) size that the learned positions are for.
+    position_resize: how learned positions are brought to other sizes.
     stem: "patch" is one convolution of patch_size; "convolution" is `stem_layers` 3x3 convolutions of stride 2 (early
       convolutions, Xiao et al. 2021), whose strides multiply to patch_size.
     pre_norm_embeddings: a norm between the embeddings and the first layer (CLIP).
     norm_position: "pre" or "post" the sublayers.
     layer_scale: start of the per-channel factors on each sublayer's output (DINOv2); 0: none.
+    mask_token: a learned vector that stands in for masked patches (BEiT, iBOT).
     registers: extra learned tokens after the class token (Darcet et al. 2024), without positions.
     pool: "class" token, "mean" of the patches, "map" (attention by one learned query, SigLIP), or "none".
+    projection: width of a linear map of the pooled vector (CLIP, or a classifier's number of classes); 0: none.
     feature_layer: which layer's output the features are; -1 the last (after the final norm), -2 the one before.
     """
 
@@ -45,8 +47,10 @@ class ViTConfig:
     stem: Literal["patch", "convolution"] = "patch"
     patch_bias: bool = True
     class_token: bool = False
+    mask_token: bool = False
     registers: int = 0
     positions: Literal["learned", "sincos", "none"] = "learned"
+    position_resize: Resize = "bicubic"
     class_position: bool = False
     pre_norm_embeddings: bool = False
     norm_position: Literal["pre", "post"] = "pre"
@@ -57,6 +61,9 @@ class ViTConfig:
     layer_scale: float = 0.0
     final_norm: bool = True
     pool: Literal["class", "mean", "map", "none"] = "none"
+    projection: int = 0
+    projection_bias: bool = False
+    projection_activation: Literal["none", "tanh"] = "none"
     feature_layer: int = -1
     remat: Literal["none", "full"] = "none"
 
@@ -67,6 +74,8 @@ class ViTConfig:
             raise ConfigError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         if self.pool == "class" and not self.class_token:
             raise ConfigError("pool 'class' needs class_token True")
+        if self.projection and self.pool == "none":
+            raise ConfigError("projection maps the pooled vector; set pool to 'class', 'mean' or 'map'")
         if self.class_position and not self.class_token:
             raise ConfigError("class_position needs class_token True")
         if self.stem == "convolution" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
@@ -82,7 +91,8 @@ class ViTConfig:
 
 @flax.struct.dataclass
 class ViTOutput:
-    """`features` of the patches (without class token and registers) at `feature_layer`, and the `pooled` vector.
+    """`features` of the patches (without class token and registers) at `feature_layer`, and the `pooled` vector,
+    also `projected` where the model has a projection.
 
     `tokens` are all of the last layer's outputs in order: class token, registers, patches. `hidden` are the outputs of
     every layer, the embeddings first.
@@ -90,31 +100,9 @@ class ViTOutput:
 
     features: Float[Array, "B P D"]
     pooled: Float[Array, "B D"] | None
+    projected: Float[Array, "B E"] | None
     tokens: Float[Array, "B S D"]
     hidden: Float[Array, "L B S D"]
-
-
-def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
-    """Fixed 2-D sine-cosine positions [rows * columns, width] (MoCo v3, MAE): half for the column, half for the row."""
-    if width % 4:
-        raise ConfigError(f"sincos positions need a width that is a multiple of 4, not {width}")
-    frequencies = 10_000.0 ** -(np.arange(width // 4) / (width / 4))
-    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-    parts = []
-    for coordinate in (column, row):
-        angles = coordinate.reshape(-1, 1) * frequencies[None, :]
-        parts += [np.sin(angles), np.cos(angles)]
-    return np.concatenate(parts, axis=1).astype(np.float32)
-
-
-def resize_positions(table: Float[Array, "P D"], rows: int, columns: int) -> Float[Array, "Q D"]:
-    """Learned positions of a square grid, bicubically interpolated to another grid; untouched where it is the same."""
-    side = math.isqrt(table.shape[0])
-    if (rows, columns) == (side, side):
-        return table
-    grid = table.reshape(side, side, -1)
-    resized = jax.image.resize(grid, (rows, columns, grid.shape[-1]), method="bicubic", antialias=False)
-    return resized.reshape(rows * columns, -1)
 
 
 class ViTBlock(nn.Module):
@@ -176,8 +164,12 @@ class ViT(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B h w 3"]) -> ViTOutput:
-        """Raises: InputError where the picture's sides are not multiples of the patch."""
+    def __call__(self, images: Float[Array, "B h w 3"], masked: Bool[Array, "B P"] | None = None) -> ViTOutput:
+        """Features of the pictures; the mask token stands where `masked`.
+
+        Raises:
+          InputError: the picture's sides are not multiples of the patch, or there is no mask token.
+        """
         config = self.config
         batch, height, width, _ = images.shape
         if height % config.patch_size or width % config.patch_size:
@@ -186,7 +178,7 @@ class ViT(nn.Module):
             )
         rows, columns = height // config.patch_size, width // config.patch_size
         x = self._stem(images.astype(self.dtype)).reshape(batch, rows * columns, config.width)
-        x = self._with_positions(x, rows, columns)
+        x = self._with_positions(self._masked(x, masked), rows, columns)
         if config.pre_norm_embeddings:
             x = Norm("layer", config.norm_eps, name="embedding_norm")(x)
         x = constrain(x, "batch", "patch", "embed")
@@ -205,7 +197,8 @@ class ViT(nn.Module):
             x = Norm("layer", config.norm_eps, name="final_norm")(x)
         before = int(config.class_token) + config.registers
         features = x if config.feature_layer == -1 else hidden[config.feature_layer]
-        return ViTOutput(features[:, before:], self._pool(x, before), x, hidden)
+        pooled = self._pool(x, before)
+        return ViTOutput(features[:, before:], pooled, self._project(pooled), x, hidden)
 
     def _stem(self, x):
         config = self.config
@@ -243,11 +236,19 @@ class ViT(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), axes)
         return self.param(name, init, (rows, self.config.width), jnp.float32)
 
+    def _masked(self, x, masked):
+        if masked is not None and not self.config.mask_token:
+            raise InputError("patches can be masked only where the encoder has a mask token; set mask_token to True")
+        if not self.config.mask_token:
+            return x
+        token = self._table("mask_token", 1).astype(x.dtype)
+        return x if masked is None else jnp.where(masked[:, :, None], token[None], x)
+
     def _with_positions(self, x, rows, columns):
         config = self.config
         if config.positions == "learned":
             table = self._table("position_embedding", config.grid**2)
-            x = x + resize_positions(table, rows, columns)[None].astype(x.dtype)
+            x = x + resize_positions(table, rows, columns, config.position_resize)[None].astype(x.dtype)
         elif config.positions == "sincos":
             x = x + jnp.asarray(sincos_positions(rows, columns, config.width), x.dtype)[None]
         before = []
@@ -270,3 +271,13 @@ class ViT(nn.Module):
         if config.pool == "map":
             return AttentionPooling(config, self.dtype, name="pool")(x)
         return None
+
+    def _project(self, pooled):
+        config = self.config
+        if not config.projection:
+            return None
+        project = Linear(
+            (config.projection,), ("embed",), (None,), config.projection_bias, self.dtype, name="projection"
+        )
+        y = project(pooled)
+        return jnp.tanh(y) if config.projection_activation == "tanh" else y

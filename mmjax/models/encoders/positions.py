@@ -1,0 +1,69 @@
+"""Positions of patches in a grid: fixed ones, and learned ones brought to another grid."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from mmjax.core.arrays import Array, Float
+from mmjax.core.errors import ConfigError
+
+Resize = Literal["bicubic", "bicubic_antialias"]
+
+
+def sincos_positions(rows: int, columns: int, width: int) -> Float[np.ndarray, "P D"]:
+    """Fixed 2-D sine-cosine positions [rows * columns, width] (MoCo v3, MAE): half for the column, half for the row."""
+    if width % 4:
+        raise ConfigError(f"sincos positions need a width that is a multiple of 4, not {width}")
+    frequencies = 10_000.0 ** -(np.arange(width // 4) / (width / 4))
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    parts = []
+    for coordinate in (column, row):
+        angles = coordinate.reshape(-1, 1) * frequencies[None, :]
+        parts += [np.sin(angles), np.cos(angles)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def resize_positions(table: Float[Array, "P D"], rows: int, columns: int, method: Resize) -> Float[Array, "Q D"]:
+    """Learned positions of a square grid, brought to another grid; exact where the grid is the same.
+
+    Both methods are those of torch.nn.functional.interpolate without aligned corners.
+    """
+    side = math.isqrt(table.shape[0])
+    if (rows, columns) == (side, side):
+        return table
+    weights = _bicubic if method == "bicubic" else _bicubic_antialias
+    grid = table.reshape(side, side, -1)
+    resized = jnp.einsum(
+        "rh,cw,hwD->rcD", weights(side, rows), weights(side, columns), grid.astype(jnp.float32), precision="highest"
+    )
+    return resized.reshape(rows * columns, -1).astype(table.dtype)
+
+
+def _cubic(distance: np.ndarray, sharpness: float) -> np.ndarray:
+    """Keys' cubic convolution kernel (1981) at distances in samples."""
+    x, a = np.abs(distance), sharpness
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def _bicubic(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Four taps of sharpness -0.75 around each place; beyond the edge stands the edge."""
+    place = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(place).astype(int) - 1
+    weights = np.zeros((new, old))
+    for tap in range(4):
+        index = first + tap
+        np.add.at(weights, (np.arange(new), np.clip(index, 0, old - 1)), _cubic(place - index, -0.75))
+    return weights.astype(np.float32)
+
+
+def _bicubic_antialias(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Sharpness -0.5, widened where the grid shrinks, and normalised over the places that exist."""
+    place = (np.arange(new) + 0.5) * old / new - 0.5
+    weights = _cubic((place[:, None] - np.arange(old)[None]) / max(old / new, 1.0), -0.5)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
