@@ -121,7 +121,7 @@ def test_parts_of_a_batch_sum_to_the_whole():
     weights = position_weights(batch, DATASET_WEIGHTS)
 
     def loss(hidden, table, rows):
-        part = jax.tree.map(lambda leaf: leaf[rows], batch)
+        part = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], batch)
         out = DecoderOutput(hidden[rows], table, None, 30.0)
         return language_loss(out, part, weights[rows], config, datasets=3)
 
