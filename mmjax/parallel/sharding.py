@@ -19,6 +19,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.core.arrays import Array, Shaped
+from mmjax.core.config import nearest
 from mmjax.core.errors import MmjaxError
 from mmjax.core.paths import flatten, unflatten
 
@@ -57,6 +58,8 @@ def partition_spec(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: M
     taken: set[str] = set()
     spec: list[Any] = []
     for size, axis in zip(shape, axes, strict=True):
+        if axis is not None and axis not in RULES:
+            raise MmjaxError(f"{axis!r} is not a logical axis{nearest(axis, RULES)}")
         chosen: list[str] = []
         for mesh_axis in RULES[axis] if axis else ():
             ways = math.prod(mesh.shape[name] for name in (*chosen, mesh_axis))
