@@ -112,6 +112,3 @@ def _version() -> str:
 
     return f"mmjax {__version__}"
 
-
-if __name__ == "__main__":
-    sys.exit(main())

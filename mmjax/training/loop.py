@@ -101,6 +101,8 @@ class Trainer:
             for change in _differences(restored.config, to_tree(self.config)):
                 self.say(f"changed since then: {change}")
             return TrainState(**restored.state), restored.position
+        if any((self.workdir / "checkpoints").iterdir()):
+            self.say(f"{self.workdir / 'checkpoints'} has no complete checkpoint; the run starts from the beginning")
         self.say(group_table(self.config.optim.groups, self.plan.groups, self.plan.shapes))
         state = create_state(self.config, self.model, self.batch_example(), self.plan)
         if self.config.init_from:

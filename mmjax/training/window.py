@@ -20,7 +20,6 @@ class Window:
         """`flops`: of one step on all devices; `peak`: FLOP/s of all devices, None where not known."""
         self._names, self._flops, self._peak = names, flops, peak
         self.last: dict[str, float] = {}
-        self._total = 0.0
         self.reset()
 
     def reset(self) -> None:
@@ -57,12 +56,8 @@ class Window:
         self._tally += np.stack([metrics.tally.weight, metrics.tally.nll, metrics.tally.correct])
 
     def summary(self, metrics: StepMetrics, blank: tuple[Any, Any]) -> dict[str, Any]:
-        """The line for metrics.jsonl: losses and norms are the last step's, those by data set the window's means.
-
-        `seconds` are those of all steps since this process began.
-        """
+        """The line for metrics.jsonl: losses and norms are the last step's, those by data set the window's means."""
         seconds = max(time.monotonic() - self._began - self._paused, 1e-9)
-        self._total += seconds
         blank_loss, blank_tally = blank
         values: dict[str, Any] = {
             "loss": float(metrics.loss),
@@ -71,7 +66,7 @@ class Window:
             "parameter_norm": float(metrics.parameter_norm),
             "grounding_gap": float(blank_loss) - float(metrics.loss),
             "skipped_steps": int(metrics.skipped),
-            "seconds": self._total,
+            "seconds": seconds,
             "seconds_per_step": seconds / self._steps,
             "examples_per_second": self._rows / seconds,
             "tokens_per_second": self._tokens / seconds,

@@ -13,7 +13,7 @@ import pytest
 from mmjax.checkpoints.folder import list_complete_steps
 from mmjax.checkpoints.inspect import inspect
 
-COMMAND = [sys.executable, "-m", "mmjax.cli.main", "train", "--config", "configs/flamingo_digits.py:tiny"]
+COMMAND = [sys.executable, "-m", "mmjax", "train", "--config", "configs/flamingo_digits.py:tiny"]
 SETTINGS = ["compute_dtype=float32", "total_steps=200", "checkpoint.every_steps=3", "log_every_steps=10"]
 
 

@@ -33,6 +33,7 @@ FLOORS = {
     "serving": 6,
     "reporting": 6,
     "cli": 7,
+    "__main__": 8,  # `python -m mmjax`
 }
 OUTSIDE = ("third_party", "tests", "benchmarks")
 DRAWERS = ("utils", "util", "common", "helpers", "helper", "misc")

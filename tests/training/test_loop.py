@@ -131,7 +131,7 @@ def test_runs_are_found_by_workdir_checkpoints_or_step(straight):
 
 
 def test_sigterm_saves_and_exits_0(tmp_path):
-    command = [sys.executable, "-m", "mmjax.cli.main", "train", "--config", "configs/flamingo_digits.py:tiny"]
+    command = [sys.executable, "-m", "mmjax", "train", "--config", "configs/flamingo_digits.py:tiny"]
     settings = ["--config.compute_dtype=float32", "--config.total_steps=100000", "--config.checkpoint.every_steps=0"]
     process = subprocess.Popen(
         [*command, "--workdir", str(tmp_path), *settings], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
