@@ -7,7 +7,6 @@ import json
 import warnings
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -19,10 +18,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import transformers
 
-# Tiny models run once: compile time is all that counts.
-QUICK = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):
-    QUICK["xla_cpu_use_fusion_emitters"] = False
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

@@ -10,7 +10,6 @@ import pytest
 from mmjax.interop.engine import load
 from mmjax.parallel.sharding import nested
 from tests.parity.reference_models import (
-    QUICK,
     build,
     check_export,
     gradient_error,
@@ -18,6 +17,7 @@ from tests.parity.reference_models import (
     save_gradients,
     torch,
 )
+from tests.quick import quick_jit
 
 LENGTH = 23
 LLAMA3_ROPE = {
@@ -186,8 +186,8 @@ def our_outputs(pretrained, tokens, present, positions, cotangent=None):
         return (0.0 if cotangent is None else jnp.sum(logits * cotangent)), (logits, output.hidden)
 
     if cotangent is None:
-        return *jax.jit(loss, compiler_options=QUICK)(pretrained.parameters)[1], None
-    gradients, (logits, hidden) = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)(pretrained.parameters)
+        return *quick_jit(loss)(pretrained.parameters)[1], None
+    gradients, (logits, hidden) = quick_jit(jax.grad(loss, has_aux=True))(pretrained.parameters)
     return logits, hidden, gradients
 
 

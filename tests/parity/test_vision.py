@@ -10,7 +10,6 @@ import pytest
 from mmjax.interop.engine import load
 from mmjax.parallel.sharding import nested
 from tests.parity.reference_models import (
-    QUICK,
     build,
     check_export,
     gradient_error,
@@ -18,6 +17,7 @@ from tests.parity.reference_models import (
     save_gradients,
     torch,
 )
+from tests.quick import quick_jit
 
 
 def sizes(width, layers, heads, mlp, **more):
@@ -116,7 +116,7 @@ def test_parity(name, tmp_path):
         ours = {key: OUTPUTS[key](output, name) for key in outputs}
         return sum(jnp.sum(ours[key] * cotangents[key]) for key in ours), (ours, output.hidden)
 
-    gradients, (ours, our_hidden) = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)(pretrained.parameters)
+    gradients, (ours, our_hidden) = quick_jit(jax.grad(loss, has_aux=True))(pretrained.parameters)
     errors = {key: relative_error(ours[key], outputs[key].detach()) for key in outputs}
     # The last of the reference's hidden states may be that after the final norm; it is compared above.
     errors["hidden"] = relative_error(our_hidden[:-1], torch.stack(hidden).detach()[:-1])
