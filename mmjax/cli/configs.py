@@ -29,15 +29,15 @@ def add_config_argument(parser: argparse.ArgumentParser, *, required: bool) -> N
 
 
 def load_config(reference: str, overrides: Sequence[tuple[str, str]]) -> RunConfig:
-    """The configuration of `FILE[:ARG]` with the overrides applied.
+    """The configuration of `FILE[:ARG]` with the overrides applied and every default spelled out.
 
     Raises:
       ConfigError: no such file, an error in it, an unknown key, a wrong type, or a missing value.
     """
-    resolved = to_tree(build(RunConfig, _read(reference)))
+    tree = to_tree(build(RunConfig, _read(reference)).resolved())
     for key, text in overrides:
-        _override(resolved, key, text)
-    return build(RunConfig, resolved)
+        _override(tree, key, text)
+    return build(RunConfig, tree).resolved()
 
 
 def _read(reference: str) -> Mapping[str, Any]:
@@ -84,8 +84,8 @@ def _override(tree: dict[str, Any], key: str, text: str) -> None:
         raise ConfigError(f"{path} is a single value; it has no {last}")
     elif last in node:
         node[last] = _value(text, node[last])
-    elif path.endswith((".options", ".special", ".weights")):
-        node[last] = _value(text, None)  # the group's own kind knows what may stand here
+    elif path.endswith((".special", ".weights")):
+        node[last] = _value(text, None)  # any name may stand here
     else:
         raise ConfigError(f"{path}.{last} is not a setting{nearest(last, node)}")
 

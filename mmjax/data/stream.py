@@ -47,6 +47,14 @@ class SourceEntry:
     loss_weight: float = 1.0
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def settings(self, name: str) -> Any:
+        """The options as the dataclass of their kind. Raises ConfigError for an unknown kind or setting."""
+        if self.kind not in SOURCES:
+            raise ConfigError(
+                f"config.data.sources.{name}.kind {self.kind!r} is not a kind of data{nearest(self.kind, SOURCES)}"
+            )
+        return build(SOURCES[self.kind][0], self.options, f"config.data.sources.{name}.options")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -85,16 +93,19 @@ class DataConfig:
         if self.workers < 0:
             raise ConfigError(f"workers must be 0 or more, not {self.workers}")
 
+    def resolved(self) -> DataConfig:
+        """The same with every option of every data set spelled out."""
+        sources = {
+            name: dataclasses.replace(entry, options=to_tree(entry.settings(name)))
+            for name, entry in self.sources.items()
+        }
+        return dataclasses.replace(self, sources=sources)
+
 
 def make_source(entry: SourceEntry, *, name: str, seed: int, image_size: int) -> ExampleSource:
     """The data set of one entry. Raises ConfigError for an unknown kind or setting."""
-    if entry.kind not in SOURCES:
-        raise ConfigError(
-            f"data.sources.{name}.kind {entry.kind!r} is not a kind of data{nearest(entry.kind, SOURCES)}"
-        )
-    config_class, source_class = SOURCES[entry.kind]
-    config = build(config_class, entry.options, f"data.sources.{name}.options")
-    return source_class(config, name=name, seed=seed, image_size=image_size)
+    settings = entry.settings(name)
+    return SOURCES[entry.kind][1](settings, name=name, seed=seed, image_size=image_size)
 
 
 class BadRecord(NamedTuple):

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from mmjax.core.config import build, nearest
+from mmjax.core.config import nearest
 from mmjax.core.errors import InputError
 from mmjax.data.digits import SCENE_KINDS, BindConfig, ReadConfig
 from mmjax.data.episode import Episode
@@ -71,7 +71,7 @@ def digit_tasks(data: DataConfig) -> dict[str, Task]:
     configs: dict[str, list[Any]] = {}
     for name, entry in data.sources.items():
         if entry.kind in SOURCES:
-            config = build(SOURCES[entry.kind][0], entry.options, f"data.sources.{name}.options")
+            config = entry.settings(name)
             configs.setdefault(entry.kind, []).append(config)
     tasks = [
         task

@@ -8,7 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from mmjax.core.config import build, nearest
+from mmjax.core.config import build, nearest, to_tree
 from mmjax.core.errors import ConfigError
 from mmjax.models.flamingo import PARTS, Flamingo, FlamingoConfig
 
@@ -38,7 +38,16 @@ class ModelConfig:
         Raises:
           ConfigError: an unknown family, or settings that do not fit it.
         """
+        return self._family().module(self._settings(), dtype)
+
+    def resolved(self) -> ModelConfig:
+        """The same with every setting of the family spelled out."""
+        return ModelConfig(self.family, to_tree(self._settings()))
+
+    def _family(self):
         if self.family not in FAMILIES:
-            raise ConfigError(f"model.family {self.family!r} is not a family{nearest(self.family, FAMILIES)}")
-        family = FAMILIES[self.family]
-        return family.module(build(family.config, self.config, "config.model.config"), dtype)
+            raise ConfigError(f"config.model.family {self.family!r} is not a family{nearest(self.family, FAMILIES)}")
+        return FAMILIES[self.family]
+
+    def _settings(self):
+        return build(self._family().config, self.config, "config.model.config")

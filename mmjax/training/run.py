@@ -85,6 +85,10 @@ class RunConfig:
                 f"batch_size ({self.batch_size}) must be a multiple of accumulate_steps ({self.accumulate_steps})"
             )
 
+    def resolved(self) -> RunConfig:
+        """The same with the defaults of the model's family and of each kind of data spelled out."""
+        return dataclasses.replace(self, model=self.model.resolved(), data=self.data.resolved())
+
     @property
     def dtype(self) -> Any:
         """The dtype that the model computes in."""
