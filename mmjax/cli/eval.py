@@ -13,8 +13,7 @@ from mmjax.core.errors import InputError
 from mmjax.evaluation.files import score_table, write_scores
 from mmjax.evaluation.harness import evaluate
 from mmjax.evaluation.tasks import choose_tasks, digit_tasks
-from mmjax.parallel.mesh import make_mesh
-from mmjax.training.load import find_run, load_run, read_config
+from mmjax.training.load import find_run, load_run, read_config, usable_mesh
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     for control in controls:
         if control not in ("blanked", "shuffled"):
             raise InputError(f"--controls knows blanked and shuffled, not {control!r}")
-    mesh = make_mesh(config.mesh)
+    mesh = usable_mesh(config)
     loaded = load_run(options.checkpoint, mesh)
     print(f"evaluating {workdir} at step {loaded.step}", file=sys.stderr)
     evaluation = evaluate(

@@ -15,8 +15,7 @@ from mmjax.core.errors import InputError
 from mmjax.decoding.generate import generate
 from mmjax.decoding.prompt import Prompt, open_picture
 from mmjax.decoding.sampling import Sampling
-from mmjax.parallel.mesh import make_mesh
-from mmjax.training.load import find_run, load_run, read_config
+from mmjax.training.load import find_run, load_run, read_config, usable_mesh
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
             raise InputError(f'--shot must be FILE:TEXT, such as a.png:"this is a dax.", not {shot!r}')
         shots.append((open_picture(name, size=size), text))
     prompt = Prompt.from_text(options.prompt, [open_picture(name, size=size) for name in options.image]).after(shots)
-    mesh = make_mesh(config.mesh)
+    mesh = usable_mesh(config)
     loaded = load_run(options.checkpoint, mesh)
     [written] = generate(
         loaded.model,

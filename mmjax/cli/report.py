@@ -12,10 +12,9 @@ from mmjax.core.errors import CheckpointError
 from mmjax.data.stream import SOURCES, BatchStream, DataConfig
 from mmjax.evaluation.files import score_table, write_samples
 from mmjax.evaluation.tasks import digit_tasks
-from mmjax.parallel.mesh import make_mesh
 from mmjax.reporting.attention import AttentionMap, answer_places, attention_maps
 from mmjax.reporting.report import write_report
-from mmjax.training.load import LoadedRun, find_run, load_run, read_config
+from mmjax.training.load import LoadedRun, find_run, load_run, read_config, usable_mesh
 
 # Held-out rows that are looked at for attention maps, and the maps drawn.
 ROWS, MAPS = 12, 12
@@ -32,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     workdir, _ = find_run(options.workdir)
     loaded, maps = None, []
     try:
-        loaded = load_run(workdir, make_mesh(read_config(workdir).mesh))
+        loaded = load_run(workdir, usable_mesh(read_config(workdir)))
         maps = _attention(loaded)
     except CheckpointError as error:
         print(f"warning: {error}; the report has no attention maps", file=sys.stderr)

@@ -20,6 +20,7 @@ from mmjax.core.config import build
 from mmjax.core.errors import ConfigError, InputError
 from mmjax.core.paths import first_match
 from mmjax.data.stream import DataConfig
+from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.text.tokenizer import Tokenizer, make_tokenizer
 from mmjax.training.run import RunConfig
 from mmjax.training.state import plan_state
@@ -99,6 +100,14 @@ def build_model(config: RunConfig) -> tuple[nn.Module, Tokenizer]:
             f"{tokenizer.vocab_size} tokens; raise it"
         )
     return model, tokenizer
+
+
+def usable_mesh(config: RunConfig) -> Mesh:
+    """The mesh that the run was trained on; where there are not the devices for it, one that splits the parameters."""
+    try:
+        return make_mesh(config.mesh)
+    except ConfigError:
+        return make_mesh(MeshConfig(data=1, fsdp=-1))
 
 
 def load_run(path: str | Path, mesh: Mesh) -> LoadedRun:

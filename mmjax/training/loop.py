@@ -205,6 +205,8 @@ class _Loop:
         for step in range(first + 1, self.config.total_steps + 1):
             self.watchdog.beat(f"step {step}")
             self.checkpoints.check()
+            if self._due(self.config.log_every_steps, step):
+                self._finish(0, state)
             blank = self._blank_loss(state, batch, step)
             with self.compilations.watching(), jax.transfer_guard("disallow"):
                 state, metrics = self.step(state, batch)
