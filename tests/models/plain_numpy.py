@@ -11,9 +11,9 @@ import numpy as np
 from mmjax.core.paths import flatten
 
 
-def random_parameters(model, seed, *inputs):
+def random_parameters(model, seed, *inputs, **keywords):
     """Parameters of a model by path, every one of them (gates, norms, biases) away from its start."""
-    shapes = flatten(jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"])
+    shapes = flatten(jax.eval_shape(model.init, jax.random.key(0), *inputs, **keywords)["params"])
     random = np.random.default_rng(seed)
     parameters = {}
     for path, boxed in shapes.items():

@@ -116,7 +116,7 @@ def test_closed_gates_leave_the_language_model_as_it_is(every, windows):
 
 
 def test_block_equals_float64():
-    """`x + tanh(a) attention(norm x)`, then `x + tanh(b) mlp(norm x)`; a token that looks at nothing gets the latter."""
+    """`x + tanh(a) attention(norm x)`, then `x + tanh(b) mlp(norm x)`; what looks at nothing gets the latter."""
     random = np.random.default_rng(0)
     x = random.normal(size=(1, 5, 20)).astype(np.float32)
     media = random.normal(size=(1, 6, 16)).astype(np.float32)
