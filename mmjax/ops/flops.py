@@ -1,4 +1,7 @@
-"""Floating-point operations of a program, counted on its jaxpr: exact where the compiler counts a loop's body once."""
+"""Floating-point operations of a function's matmuls and convolutions, counted on its jaxpr.
+
+`compiled.cost_analysis()` counts a loop's body once and knows no kernels; here every trip counts.
+"""
 
 from __future__ import annotations
 
@@ -6,122 +9,168 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from jax.extend import core as jaxpr_core
 from jax.interpreters import partial_eval
+
+# A primitive that computes something this count cannot see into.
+_OPAQUE = {"ffi_call", "custom_partitioning", "pure_callback", "io_callback", "tpu_custom_call"}
+
+_TRANSFORM = re.compile(r"\w+\(|\)")
+_MACHINERY = {"", "checkpoint", "rematted_computation"}
 
 
 @dataclasses.dataclass(frozen=True)
 class FlopCount:
-    """FLOPs of matrix products and convolutions (two for each multiply-add); elementwise work is not counted.
+    """Operations of one call, over all devices; a multiplication and an addition are two.
 
-    by_primitive: by name of the operation. by_scope: by the path of modules it belongs to, as named scopes tell,
-    forward and backward together. uncounted: operations whose work cannot be known (loops without a
-    trip count are counted once, kernels without a cost estimate not at all) -> how often they appear.
+    `by_scope` has the first parts of the name stack (of modules and `jax.named_scope`), gradients included
+    with what they are the gradient of; "" is what lies in no scope. `open_loops` counts `while` loops,
+    whose trips are not known and whose body was counted once; `opaque` counts calls by name of what could
+    not be counted at all. With either, `total` is too low.
     """
 
     total: int
     by_primitive: dict[str, int]
     by_scope: dict[str, int]
-    uncounted: dict[str, int]
+    open_loops: int
+    opaque: dict[str, int]
 
 
-def count_flops(function: Callable[..., Any], *arguments: Any) -> FlopCount:
-    """Counts `function(*arguments)`, whose arguments may be `jax.ShapeDtypeStruct`; nothing is computed.
+def count_flops(function: Callable[..., Any], *arguments: Any, scope_depth: int = 1) -> FlopCount:
+    """Counts the operations of function(*arguments); arguments may be `jax.ShapeDtypeStruct`s.
 
-    Work whose result is not used is left out, as a compiler leaves it out. A scan counts its body once a trip, a
-    recomputation in the backward pass (`jax.checkpoint`) as often as it is done, a `cond` its dearest branch.
+    Counted are matrix products and convolutions (positions in padding or between dilated elements left
+    out), with scans times their length, the dearest branch of a `cond`, recomputation under
+    `jax.checkpoint`, and kernels (Pallas by their program times their grid, cuDNN attention by its
+    shapes). Element-wise work, reductions, sorts, FFTs and decompositions are not counted. What does not
+    reach the result is left out, as the compiler would. Attention counts every pair that is computed: the
+    masked half too, where a backend computes it.
+
+    Args:
+      scope_depth: how many parts of the name stack tell scopes apart.
     """
-    closed = jax.make_jaxpr(function)(*arguments)
-    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    counter = _Counter()
-    counter.walk(jaxpr, 1, "")
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    tally = _Tally(scope_depth)
+    _count(jaxpr, tally, 1, ())
     return FlopCount(
-        sum(counter.by_primitive.values()),
-        dict(counter.by_primitive),
-        dict(counter.by_scope),
-        dict(counter.uncounted),
+        sum(tally.by_primitive.values()),
+        dict(tally.by_primitive),
+        dict(tally.by_scope),
+        tally.open_loops,
+        dict(tally.opaque),
     )
 
 
-class _Counter:
-    def __init__(self):
-        self.by_primitive: collections.Counter[str] = collections.Counter()
-        self.by_scope: collections.Counter[str] = collections.Counter()
-        self.uncounted: collections.Counter[str] = collections.Counter()
+@dataclasses.dataclass
+class _Tally:
+    scope_depth: int
+    by_primitive: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    by_scope: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    opaque: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    open_loops: int = 0
 
-    def walk(self, jaxpr, times: int, outer: str) -> None:
-        for equation in jaxpr.eqns:
-            name = equation.primitive.name
-            scope = _join(outer, str(equation.source_info.name_stack))
-            if name in _COSTS:
-                flops = times * _COSTS[name](equation)
-                self.by_primitive[name] += flops
-                self.by_scope[scope] += flops
-            elif name == "pallas_call":
-                self._kernel(equation, times, scope)
-            elif name == "cond":
-                self._dearest(equation.params["branches"], times, scope)
-            elif name == "while":
-                self.uncounted[name] += times
-                self.walk(equation.params["body_jaxpr"].jaxpr, times, scope)
-            else:
-                trips = equation.params["length"] if name == "scan" else 1
-                for inner in _inner(equation.params):
-                    self.walk(inner, times * trips, scope)
+    def add(self, primitive: str, scope: tuple[str, ...], operations: int) -> None:
+        self.by_primitive[primitive] += operations
+        self.by_scope["/".join(scope[: self.scope_depth])] += operations
 
-    def _kernel(self, equation, times, scope):
-        estimate = equation.params.get("cost_estimate")
-        if estimate is None:
-            self.uncounted["pallas_call"] += times
-            return
-        self.by_primitive["pallas_call"] += times * estimate.flops
-        self.by_scope[scope] += times * estimate.flops
-
-    def _dearest(self, branches, times, scope):
-        counters = []
-        for branch in branches:
-            counters.append(_Counter())
-            counters[-1].walk(branch.jaxpr, times, scope)
-        dearest = max(counters, key=lambda counter: counter.by_primitive.total())
-        self.by_primitive += dearest.by_primitive
-        self.by_scope += dearest.by_scope
-        self.uncounted += dearest.uncounted
+    def take(self, other: _Tally) -> None:
+        self.by_primitive += other.by_primitive
+        self.by_scope += other.by_scope
+        self.opaque += other.opaque
+        self.open_loops += other.open_loops
 
 
-def _inner(parameters: dict[str, Any]) -> Iterator[Any]:
-    """The jaxprs among an operation's parameters; of a custom derivative rule, the function as it is."""
-    for value in parameters.values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            jaxpr = getattr(item, "jaxpr", item)
-            if hasattr(jaxpr, "eqns"):
-                yield jaxpr
+def _count(jaxpr, tally: _Tally, times: int, outer_scope: tuple[str, ...]) -> None:
+    """Adds to `tally` what `times` runs of `jaxpr` inside `outer_scope` cost."""
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        scope = _joined(outer_scope, equation)
+        if name in _COSTS:
+            tally.add(name, scope, times * _COSTS[name](equation))
+        elif name == "cond":
+            branches = [_Tally(tally.scope_depth) for _ in parameters["branches"]]
+            for branch, into in zip(parameters["branches"], branches, strict=True):
+                _count(branch.jaxpr, into, times, scope)
+            tally.take(max(branches, key=lambda branch: sum(branch.by_primitive.values())))
+        else:
+            if name == "while":
+                tally.open_loops += 1
+            if name in _OPAQUE:
+                tally.opaque[name] += times
+            for inner in jaxpr_core.jaxprs_in_params(parameters):
+                _count(inner, tally, times * _trips(equation), scope)
+
+
+def _trips(equation) -> int:
+    """How often an equation runs the jaxprs inside it."""
+    name, parameters = equation.primitive.name, equation.params
+    if name == "scan":
+        return parameters["length"]
+    if name == "shard_map":
+        sizes = dict(parameters["mesh"].shape)
+        return math.prod(sizes[axis] for axis in parameters["newly_manual_axes"])
+    if name == "pallas_call":
+        return math.prod(parameters["grid_mapping"].grid)
+    return 1
+
+
+def _joined(outer: tuple[str, ...], equation) -> tuple[str, ...]:
+    """Names of the scopes around an equation, outermost first, without the transformations' own."""
+    stack = _TRANSFORM.sub("", str(equation.source_info.name_stack))
+    parts = (*outer, *(part for part in stack.split("/") if part not in _MACHINERY))
+    # A recomputed equation stands in its scope twice: once for the gradient, once for the recomputation.
+    for half in range(len(parts) // 2, 0, -1):
+        if parts[:half] == parts[half : 2 * half]:
+            return parts[half:]
+    return parts
 
 
 def _dot_general(equation) -> int:
-    (contracted, _), _ = equation.params["dimension_numbers"]
-    left = equation.invars[0].aval.shape
-    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    left, right = (v.aval.shape for v in equation.invars[:2])
+    (left_contracted, _), (left_batch, _) = equation.params["dimension_numbers"]
+    contracted = math.prod(left[axis] for axis in left_contracted)
+    batch = math.prod(left[axis] for axis in left_batch)
+    return 2 * math.prod(left) * math.prod(right) // (contracted * batch) if contracted * batch else 0
 
 
 def _convolution(equation) -> int:
-    """Every output sums over the kernel's window and input channels; zeros put between the inputs cost nothing."""
     parameters = equation.params
-    kernel = equation.invars[1].aval.shape
-    features = kernel[parameters["dimension_numbers"].rhs_spec[0]]
-    window = math.prod(kernel) // features
-    outputs = math.prod(equation.outvars[0].aval.shape)
-    return 2 * outputs * window // (math.prod(parameters["lhs_dilation"]) * parameters["batch_group_count"])
+    numbers = parameters["dimension_numbers"]
+    source, kernel, result = (v.aval.shape for v in (*equation.invars[:2], *equation.outvars))
+    pairs = 1
+    for place, (low, _) in enumerate(parameters["padding"]):
+        size, taps, places = (
+            shape[spec[2 + place]]
+            for shape, spec in ((source, numbers.lhs_spec), (kernel, numbers.rhs_spec), (result, numbers.out_spec))
+        )
+        stretch = parameters["lhs_dilation"][place]
+        first = np.arange(places, dtype=np.int64)[:, None] * parameters["window_strides"][place] - low
+        position = first + np.arange(taps, dtype=np.int64)[None] * parameters["rhs_dilation"][place]
+        real = (position >= 0) & (position <= (size - 1) * stretch) & (position % stretch == 0)
+        pairs *= int(real.sum())
+    batch, features = (result[axis] for axis in numbers.out_spec[:2])
+    return 2 * batch * features * kernel[numbers.rhs_spec[1]] * pairs
 
 
-_COSTS = {"dot_general": _dot_general, "conv_general_dilated": _convolution}
+def _cudnn_attention(products: int) -> Callable[[Any], int]:
+    """So many products of the size of the scores; query and key are [B,T,H,K] and [B,S,G,K]."""
 
-_WRAPPER = re.compile(r"^(jvp|transpose|vmap|remat|rematted_computation|checkpoint|jit|pjit|scan|while|body|cond)$")
+    def cost(equation) -> int:
+        batch, queries, heads, width = equation.invars[0].aval.shape
+        return products * 2 * batch * heads * queries * equation.invars[1].aval.shape[1] * width
+
+    return cost
 
 
-def _join(outer: str, stack: str) -> str:
-    """Named scopes, outermost first, without what transformations wrap around them."""
-    parts = [part for part in re.split(r"[/()]", stack) if part and not _WRAPPER.match(part)]
-    return "/".join([outer, *parts] if outer else parts)
+_COSTS: dict[str, Callable[[Any], int]] = {
+    "dot_general": _dot_general,
+    "conv_general_dilated": _convolution,
+    "dot_product_attention_fwd_wrapper": _cudnn_attention(2),
+    "dot_product_attention_bwd_wrapper": _cudnn_attention(5),
+}
