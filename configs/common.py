@@ -2,7 +2,8 @@
 
 import ml_collections
 
-from mmjax.core.config import to_tree
+from mmjax.core.config import nearest, to_tree
+from mmjax.core.errors import ConfigError
 from mmjax.models.sizes import FLAMINGO
 
 
@@ -49,7 +50,14 @@ def flamingo_paper(size: str) -> ml_collections.ConfigDict:
     return config
 
 
-def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
+    """The run as it stands, or its variant of that name: `FILE:NAME` on the command line."""
+    if name and name not in VARIANTS:
+        raise ConfigError(f"{name!r} is no variant of this config{nearest(name, VARIANTS)}")
+    return VARIANTS[name](config) if name else config
+
+
+def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The same run with every size cut to almost nothing: for tests, and for trying a change in seconds.
 
     What makes up the structure stays: groups, strides of the cross-attention, norms, data sets, phases, schedule.
@@ -73,9 +81,14 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     )
     model.cross.update({"attention": {"heads": 2, "head_width": 8}, "mlp_width": 32})
     config.data.image_size = 32
+    phases = config.data.get("phases", ())
+    config.data.phases = [{**phase, "first_step": 2 * number} for number, phase in enumerate(phases)]
     config.batch_size = 8
     config.total_steps = 4
     config.log_every_steps = 1
     config.checkpoint.every_steps = 2
     config.mesh = {"data": -1}
     return config
+
+
+VARIANTS = {"tiny": _tiny}

@@ -4,10 +4,10 @@ mmjax inspect --config configs/flamingo_3b.py
 mmjax train --config configs/flamingo_3b.py --workdir DIR
 """
 
-from configs.common import flamingo_paper, tiny
+from configs.common import flamingo_paper, variant
 
 
 def get_config(arg=""):
     config = flamingo_paper("flamingo-3b")
     config.mesh = {"data": 1, "fsdp": -1}
-    return tiny(config) if arg == "tiny" else config
+    return variant(config, arg)

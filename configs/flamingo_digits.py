@@ -10,7 +10,7 @@ episodes are added in which nonsense words are bound afresh to digit classes, so
 
 import ml_collections
 
-from configs.common import tiny
+from configs.common import variant
 
 # Digits that are never bound to a word in training: binding them is the test.
 HELD_OUT = (2, 7)
@@ -51,7 +51,7 @@ def get_config(arg=""):
         ],
     }
     config.checkpoint = {"every_steps": 300, "keep_last": 2}
-    return tiny(config) if arg == "tiny" else config
+    return variant(config, arg)
 
 
 def model():

@@ -6,11 +6,13 @@ import argparse
 import importlib
 import logging
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmjax.core.errors import MmjaxError
+from mmjax.core.config import nearest
+from mmjax.core.errors import InputError, MmjaxError
 
 VERBS = {
     "train": "train a model, or resume a run",
@@ -26,41 +28,42 @@ EPILOG = """exit codes: 0 done, 1 failed, 2 the input must be changed.
   mmjax train --config configs/flamingo_digits.py --workdir runs/digits --config.optim.learning_rate=1e-3"""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Answers mistakes in one line, as all errors are. Names of options are not guessed from their beginnings."""
+
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, allow_abbrev=False, **settings)
+
+    def error(self, message: str):
+        self.exit(InputError.exit_code, f"error: {message} ({self.prog} --help explains)\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `mmjax ARGUMENTS`; returns the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when JAX is imported
+    words, overrides = _take_overrides(sys.argv[1:] if arguments is None else arguments)
+    parser = _Parser(
         prog="mmjax",
         description="Multimodal language models in JAX, from a laptop to a TPU pod.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=_version())
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    named = next((word for word in arguments if not word.startswith("-")), None)
-    for verb, summary in VERBS.items():
-        # Only the verb that is called is imported, so that help and mistakes are answered at once.
-        child = verbs.add_parser(verb, help=summary, add_help=verb == named)
-        if verb == named:
-            module = importlib.import_module(f"mmjax.cli.{verb}")
-            child.description, child.formatter_class = module.__doc__, argparse.RawDescriptionHelpFormatter
-            child.add_argument("--debug", action="store_true", help="print the traceback of an error")
-            child.add_argument(
-                "--simulate-devices", type=int, metavar="N", help="run on N simulated CPU devices (for trying meshes)"
-            )
-            module.add_arguments(child)
-            child.set_defaults(run=module.run)
-    options, rest = parser.parse_known_args(arguments)
-    options.overrides = _overrides(parser, rest)
-    debug = options.debug
+    verb = next((word for word in words if not word.startswith("-")), None)
+    child = _add_verbs(parser, verb)
+    if not words:
+        parser.print_help(sys.stderr)
+        return InputError.exit_code
+    if child is None:
+        parser.parse_args(words if verb is None else [])  # --help and --version answer here
+        parser.error("give a verb" if verb is None else f"there is no verb {verb!r}{nearest(verb, VERBS)}")
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        child.error(f"there is no option {unknown[0]}")
     try:
+        options.overrides = _check_overrides(overrides, options)
         _prepare(options.simulate_devices)
         return options.run(options) or 0
-    except MmjaxError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -68,41 +71,78 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if debug:
+        if options.debug:
             raise
-        text = " ".join(str(error).split())
-        print(
-            f"error: {type(error).__name__}: {text[:500]} (the same command with --debug shows where)", file=sys.stderr
-        )
-        return 1
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, MmjaxError) else 1
 
 
-def _overrides(parser: argparse.ArgumentParser, rest: Sequence[str]) -> list[tuple[str, str]]:
-    """`--config.KEY=VALUE` and `--config.KEY VALUE` as (KEY, VALUE); anything else is refused."""
-    found, words = [], list(rest)
-    while words:
-        word = words.pop(0)
+def _add_verbs(parser: argparse.ArgumentParser, called: str | None) -> argparse.ArgumentParser | None:
+    """Adds the verbs and imports the one that is called, so that help is quick; returns its parser."""
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    for verb, summary in VERBS.items():
+        child = verbs.add_parser(verb, help=summary, add_help=verb == called)
+        if verb == called:
+            module = importlib.import_module(f"mmjax.cli.{verb}")
+            child.description, child.formatter_class = module.__doc__, argparse.RawDescriptionHelpFormatter
+            module.add_arguments(child)
+            child.add_argument(
+                "--simulate-devices", type=int, metavar="N", help="run on N simulated CPU devices (for trying meshes)"
+            )
+            child.add_argument("--debug", action="store_true", help="print the traceback of an error")
+            child.set_defaults(run=module.run)
+    return verbs.choices.get(called)
+
+
+def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of the arguments, as `KEY=VALUE`."""
+    words, overrides, rest = [], [], list(arguments)
+    while rest:
+        word = rest.pop(0)
         if not word.startswith("--config."):
-            parser.error(f"unrecognised argument: {word}")
-        key, equals, value = word.removeprefix("--config.").partition("=")
-        if not equals:
-            if not words:
-                parser.error(f"{word} needs a value: {word}=VALUE")
-            value = words.pop(0)
-        found.append((key, value))
-    return found
+            words.append(word)
+            continue
+        if "=" not in word and rest and not rest[0].startswith("--"):
+            word = f"{word}={rest.pop(0)}"
+        overrides.append(word.removeprefix("--config."))
+    return words, overrides
+
+
+def _check_overrides(overrides: Sequence[str], options: argparse.Namespace) -> list[tuple[str, str]]:
+    for override in overrides:
+        if "=" not in override:
+            raise InputError(f"--config.{override} needs a value: --config.{override}=VALUE")
+    if overrides and not hasattr(options, "config"):
+        raise InputError(
+            f"--config.{overrides[0]}: {options.verb} takes no settings, a run keeps its own configuration"
+        )
+    if overrides and options.config is None:
+        raise InputError(f"--config.{overrides[0]} changes a config file, but no --config FILE is given")
+    return [(key, value) for key, _, value in (override.partition("=") for override in overrides)]
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, MmjaxError):
+        return text
+    return f"{type(error).__name__}: {text[:500]} (the same command with --debug shows where)"
 
 
 def _prepare(simulated: int | None) -> None:
     """Settings that must stand before JAX starts its backends."""
-    if simulated:
-        os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    if simulated is not None:
+        if simulated < 1:
+            raise InputError(f"--simulate-devices must be 1 or more, not {simulated}")
+        jax.config.update("jax_platforms", "cpu")
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={simulated}".strip()
         os.environ.setdefault("NPROC", "16")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mmjax" / "compiled"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    if jax.config.jax_compilation_cache_dir is None:
+        # By host: a program compiled for one processor may crash another that shares the home directory.
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mmjax" / "compiled" / platform.node()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
     for name in ("absl", "orbax", "jax._src.xla_bridge", "jax._src.compilation_cache"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -111,4 +151,3 @@ def _version() -> str:
     from mmjax import __version__
 
     return f"mmjax {__version__}"
-
