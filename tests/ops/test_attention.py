@@ -249,6 +249,24 @@ def test_xla_makes_no_mask_and_no_wide_copies_when_it_needs_none():
     assert "f32[2,2,16,8]" not in jaxpr
 
 
+@pytest.mark.parametrize("groups", [4, 2])
+def test_xla_needs_no_communication_over_batch_and_heads(groups):
+    """With the batch and the heads sharded over simulated devices; in blocks of queries too."""
+    auto, spec = jax.sharding.AxisType.Auto, jax.sharding.PartitionSpec
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(auto, auto))
+    by_head = jax.sharding.NamedSharding(mesh, spec("data", None, "tensor"))
+    by_row = jax.sharding.NamedSharding(mesh, spec("data"))
+    arrays = [jax.ShapeDtypeStruct((4, 1200, heads, 8), jnp.float32, sharding=by_head) for heads in (4, groups, groups)]
+    segments = jax.ShapeDtypeStruct((4, 1200), jnp.int32, sharding=by_row)
+
+    def gradient(query, key, value, segments):
+        mask = AttentionMask(segments, segments, causal=True)
+        return jax.grad(lambda *x: attention(*x, mask=mask, backend="xla").sum(), (0, 1, 2))(query, key, value)
+
+    text = jax.jit(gradient, out_shardings=by_head).lower(*arrays, segments).compile().as_text()
+    assert not re.search(r"all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter", text)
+
+
 SPLASH = {
     "everything": (128, 128, lambda t, s: AttentionMask()),
     "everything, filled up": (130, 150, lambda t, s: AttentionMask()),
