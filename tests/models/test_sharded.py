@@ -1,0 +1,98 @@
+"""A Flamingo over eight simulated devices: the same parameters, outputs and gradients as on one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax.core.batch import Batch
+from mmjax.layers.attention import AttentionConfig
+from mmjax.models.connectors.resampler import ResamplerConfig
+from mmjax.models.decoders.config import DecoderConfig
+from mmjax.models.encoders.vit import ViTConfig
+from mmjax.models.flamingo import Flamingo, FlamingoConfig
+from mmjax.models.fusion.gated import GatedCrossAttentionConfig
+from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.parallel.sharding import batch_sharding, init_sharded, nested, use_mesh
+from tests.models.plain_numpy import assert_same_gradients
+from tests.quick import quick_jit
+
+CONFIG = FlamingoConfig(
+    vision=ViTConfig(16, 8, 16, 2, 2, 32),
+    resampler=ResamplerConfig(16, 1, 2, 8, 4, 32),
+    decoder=DecoderConfig(64, 24, 3, 4, 8, 48, kv_heads=2, tied_embeddings=False),
+    cross=GatedCrossAttentionConfig(AttentionConfig(4, 8), 48, every=2, gate_init=0.5),
+)
+
+
+def make_batch():
+    random = np.random.default_rng(0)
+
+    def integers(high, *shape):
+        return random.integers(1, high, shape).astype(np.int32)
+
+    segments = np.repeat(np.array([[1, 1, 1, 1, 2, 2, 2, 0]], np.int32), 4, axis=0)
+    return Batch(
+        tokens=integers(64, 4, 8),
+        positions=np.repeat(np.array([[0, 1, 2, 3, 0, 1, 2, 0]], np.int32), 4, axis=0),
+        segment_ids=segments,
+        targets=integers(64, 4, 8),
+        loss_weights=np.ones((4, 8), np.float32),
+        media_index=segments,
+        images=random.integers(0, 256, (4, 2, 16, 16, 3)).astype(np.uint8),
+        image_mask=np.ones((4, 2), bool),
+        dataset_ids=np.zeros(4, np.int32),
+    )
+
+
+def run(mesh_config, devices):
+    """Parameters, hidden states and gradients on a mesh."""
+    mesh = make_mesh(mesh_config, jax.devices()[:devices])
+    model, batch = Flamingo(CONFIG), make_batch()
+    batch = jax.tree.map(lambda leaf: jax.device_put(leaf, batch_sharding(mesh, leaf.shape)), batch)
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(4, 8, 24)), jnp.float32)
+
+    def loss(parameters, batch):
+        hidden = model.apply(nested(parameters), batch).hidden
+        return jnp.sum(hidden * weights), hidden
+
+    with use_mesh(mesh):
+        parameters = init_sharded(model.init, mesh, jax.random.key(0), batch)
+        gradients, hidden = quick_jit(jax.grad(loss, has_aux=True))(parameters, batch)
+    return jax.block_until_ready((parameters, hidden, gradients))
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return run(MeshConfig(), 1)
+
+
+@pytest.mark.parametrize(
+    "mesh_config",
+    [MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=2, tensor=2, sequence=2)],
+    ids=["data-fsdp-tensor", "data-tensor-sequence"],
+)
+def test_eight_devices_equal_one(mesh_config, on_one_device):
+    parameters, hidden, gradients = run(mesh_config, 8)
+    expected, expected_hidden, expected_gradients = on_one_device
+    assert all(np.array_equal(parameters[path], expected[path]) for path in expected)
+    np.testing.assert_allclose(hidden, expected_hidden, rtol=0, atol=1e-5 * float(jnp.abs(expected_hidden).max()))
+    assert_same_gradients(gradients, expected_gradients, 1e-5)
+    assert len(hidden.sharding.device_set) == 8
+    split = [path for path, value in parameters.items() if not value.sharding.is_fully_replicated]
+    stored = sum(value.addressable_shards[0].data.nbytes for value in parameters.values())
+    whole = sum(value.nbytes for value in parameters.values())
+    ways = mesh_config.fsdp * mesh_config.tensor
+    assert stored < whole / ways * 1.35, (stored / whole, split)
+    for part in ("vision", "resampler", "decoder/layers/cross_0", "decoder/layers/self_0", "decoder/tail/self_0"):
+        assert any(path.startswith(part) for path in split), part
+
+
+def test_config_is_hashable_and_equal_by_value():
+    """Modules with equal configs share compiled programs."""
+    again = dataclasses.replace(CONFIG, decoder=dataclasses.replace(CONFIG.decoder))
+    assert hash(again) == hash(CONFIG) and Flamingo(again) == Flamingo(CONFIG)
