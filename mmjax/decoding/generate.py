@@ -78,12 +78,12 @@ def generate(
     written = _generate(
         model,
         mesh,
-        stop_tokens(tokenizer),
         bucket(max_tokens, NEW_BUCKET),
         params,
         rows,
         gather(features, rows.slots),
         jax.device_put(writable_tokens(tokenizer, model.config.decoder.vocab_size)),
+        jax.device_put(np.array(stop_tokens(tokenizer), np.int32)),
         jax.tree.map(jax.device_put, make_draw(sampling, batch)),
         jax.device_put(np.int32(max_tokens)),
     )
@@ -114,8 +114,8 @@ class _Writing(NamedTuple):
     lengths: Array
 
 
-@functools.partial(jax.jit, static_argnames=("model", "mesh", "stops", "most"))
-def _generate(model, mesh, stops, most, params, rows, media, writable, draw: Draw, max_tokens):
+@functools.partial(jax.jit, static_argnames=("model", "mesh", "most"))
+def _generate(model, mesh, most, params, rows, media, writable, stops, draw: Draw, max_tokens):
     with use_mesh(mesh):
         first = prefill(model, params, rows, media, spare=most)
 
@@ -127,7 +127,7 @@ def _generate(model, mesh, stops, most, params, rows, media, writable, draw: Dra
 
         def note(state: _Writing, token, log_probability, step, cache):
             here = ~state.done
-            done = state.done | jnp.isin(token, jnp.asarray(stops, jnp.int32))
+            done = state.done | jnp.isin(token, stops)
             return _Writing(
                 step,
                 token,

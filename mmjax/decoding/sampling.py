@@ -87,6 +87,7 @@ def keep_probable(
     descending = jnp.where(rank < count, descending, -jnp.inf)
     probabilities = jax.nn.softmax(descending, axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    kept = jnp.isfinite(descending) & ((before < top_p) | (rank == 0))
+    # All of them together may add up to a little more or less than 1.
+    kept = jnp.isfinite(descending) & ((before < top_p) | (top_p >= 1.0) | (rank == 0))
     threshold = jnp.min(jnp.where(kept, descending, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(scores >= threshold, scores, -jnp.inf)
