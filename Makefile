@@ -8,7 +8,7 @@ DEMO ?= runs/demo
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP = $(VENV)/.made-with-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: demo test test-slow lint lock clean env test-env
+.PHONY: demo test test-slow golden lint lock clean env test-env
 
 env: $(STAMP)
 test-env: $(STAMP).test
@@ -35,6 +35,10 @@ test: test-env
 
 test-slow: test-env
 	$(VENV)/bin/python -m pytest -q -m slow
+
+# Writes the golden texts of tests/golden anew; read the difference before committing it.
+golden: test-env
+	GOLDEN=write $(VENV)/bin/python -m pytest -q tests/golden
 
 lint: test-env
 	$(VENV)/bin/ruff check .
