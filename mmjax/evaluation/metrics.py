@@ -32,23 +32,21 @@ def wilson(successes: float, trials: int) -> Interval:
 
 
 def bootstrap(values: Float[np.ndarray, "seeds queries"], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Percentile bootstrap of the mean over seeds and queries, both drawn anew with replacement.
+    """Percentile bootstrap of the mean over seeds and queries: queries are drawn anew, with replacement.
 
-    Query q of every seed is about the same thing (a scan), so it is drawn or left out for all seeds together: answers
-    that go together are not counted as independent (the pigeonhole bootstrap, Owen 2007, which errs to the wide side).
-    With one seed it is the ordinary bootstrap over queries.
+    Query q of every seed is about the same thing (a scan) with other demonstrations, so a query is drawn with its
+    answers under all seeds (a cluster bootstrap): answers that go together are not counted as independent. With one
+    seed it is the ordinary bootstrap.
     """
-    seeds, queries = values.shape
-    random = np.random.default_rng(seed)
-    drawn_seeds = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
-    drawn_queries = random.multinomial(queries, np.full(queries, 1 / queries), size=resamples) / queries
-    means = np.einsum("rs,rq,sq->r", drawn_seeds, drawn_queries, values.astype(np.float64), optimize=True)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Interval(float(values.mean()), float(low), float(high))
+    queries = values.shape[1]
+    by_query = values.astype(np.float64).mean(axis=0)
+    draws = np.random.default_rng(seed).multinomial(queries, np.full(queries, 1 / queries), size=resamples)
+    low, high = np.quantile(draws @ by_query / queries, (0.025, 0.975))
+    return Interval(float(values.mean()), max(0.0, float(low)), min(1.0, float(high)))
 
 
 def interval(correct: Float[np.ndarray, "seeds queries"]) -> Interval:
-    """The interval of a share of right answers: Wilson's for one seed; for several the bootstrap's, but no narrower.
+    """The interval of a share of right answers: for one seed Wilson's; for several the bootstrap's, Wilson's if wider.
 
     The bootstrap alone has no width where all answers are right, or all wrong.
     """
