@@ -63,12 +63,12 @@ def _read(reference: str) -> Mapping[str, Any]:
 
 
 def _find(name: str) -> Path:
-    candidates = [Path(name), Path("configs") / f"{name}.py", Path(__file__).parents[2] / "configs" / f"{name}.py"]
-    for path in candidates:
+    ours = Path(__file__).parents[2] / "configs"
+    for path in (Path(name), Path("configs") / f"{name}.py", ours / f"{name}.py"):
         if path.is_file():
             return path.absolute()
-    known = sorted(path.stem for path in candidates[2].parent.glob("*.py") if path.stem not in ("common", "__init__"))
-    raise ConfigError(f"there is no config file {name}{nearest(Path(name).stem, known) if known else ''}")
+    known = sorted(path.stem for path in ours.glob("*.py") if path.stem != "common")
+    raise ConfigError(f"there is no config file {name}{nearest(Path(name).stem, known)}")
 
 
 def _override(tree: dict[str, Any], key: str, text: str) -> None:
@@ -101,10 +101,10 @@ def _child(node: Any, part: str, path: str) -> Any:
 
 
 def _index(node: list, part: str, path: str) -> int:
+    if not node:
+        raise ConfigError(f"{path} is an empty list; give all of it: {path}=[...]")
     if not part.isdigit() or int(part) >= len(node):
-        raise ConfigError(
-            f"{path} is a list of {len(node)}; its items are {path}.0 to {path}.{len(node) - 1}, not {part}"
-        )
+        raise ConfigError(f"{path} is a list of {len(node)}: name an item by 0 to {len(node) - 1}, not {part}")
     return int(part)
 
 

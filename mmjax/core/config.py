@@ -92,7 +92,7 @@ def _convert_union(arguments, value, path, hint):
     if value is None and type(None) in arguments:
         return None
     options = [argument for argument in arguments if argument is not type(None)]
-    if len(options) == 1:
+    if len(options) == 1 and dataclasses.is_dataclass(options[0]):
         return _convert(options[0], value, path)
     for option in options:
         try:
