@@ -11,14 +11,21 @@ import pytest
 
 from mmjax.core.batch import Batch
 from mmjax.layers.attention import AttentionConfig
-from mmjax.models.connectors.resampler import ResamplerConfig
+from mmjax.models.connectors.resampler import Resampler, ResamplerConfig
 from mmjax.models.decoders.config import DecoderConfig
 from mmjax.models.encoders.vit import ViTConfig
 from mmjax.models.flamingo import Flamingo, FlamingoConfig
 from mmjax.models.fusion.gated import GatedCrossAttentionConfig
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.parallel.sharding import batch_sharding, init_sharded, nested, use_mesh
-from tests.models.plain_numpy import assert_same_gradients
+from mmjax.parallel.sharding import (
+    abstract_parameters,
+    batch_sharding,
+    init_sharded,
+    nested,
+    parameter_shardings,
+    use_mesh,
+)
+from tests.models.plain_numpy import assert_same_gradients, random_parameters
 from tests.quick import quick_jit
 
 CONFIG = FlamingoConfig(
@@ -60,8 +67,10 @@ def run(mesh_config, devices):
         hidden = model.apply(nested(parameters), batch).hidden
         return jnp.sum(hidden * weights), hidden
 
+    shapes, axes = abstract_parameters(model.init, jax.random.key(0), batch)
+    shardings = parameter_shardings(shapes, axes, mesh)
+    parameters = {path: jax.device_put(p, shardings[path]) for path, p in random_parameters(model, 1, batch).items()}
     with use_mesh(mesh):
-        parameters = init_sharded(model.init, mesh, jax.random.key(0), batch)
         gradients, hidden = quick_jit(jax.grad(loss, has_aux=True))(parameters, batch)
     return jax.block_until_ready((parameters, hidden, gradients))
 
@@ -78,8 +87,7 @@ def on_one_device():
 )
 def test_eight_devices_equal_one(mesh_config, on_one_device):
     parameters, hidden, gradients = run(mesh_config, 8)
-    expected, expected_hidden, expected_gradients = on_one_device
-    assert all(np.array_equal(parameters[path], expected[path]) for path in expected)
+    _, expected_hidden, expected_gradients = on_one_device
     np.testing.assert_allclose(hidden, expected_hidden, rtol=0, atol=1e-5 * float(jnp.abs(expected_hidden).max()))
     assert_same_gradients(gradients, expected_gradients, 1e-5)
     assert len(hidden.sharding.device_set) == 8
@@ -90,6 +98,17 @@ def test_eight_devices_equal_one(mesh_config, on_one_device):
     assert stored < whole / ways * 1.35, (stored / whole, split)
     for part in ("vision", "resampler", "decoder/layers/cross_0", "decoder/layers/self_0", "decoder/tail/self_0"):
         assert any(path.startswith(part) for path in split), part
+
+
+def test_parameters_do_not_depend_on_the_mesh():
+    features, mask = jnp.zeros((2, 1, 4, 16)), jnp.ones((2, 1), bool)
+    made = [
+        init_sharded(
+            Resampler(CONFIG.resampler).init, make_mesh(mesh, jax.devices()[:n]), jax.random.key(0), features, mask
+        )
+        for mesh, n in ((MeshConfig(), 1), (MeshConfig(data=2, fsdp=2, tensor=2), 8))
+    ]
+    assert all(np.array_equal(made[0][path], made[1][path]) for path in made[0])
 
 
 def test_config_is_hashable_and_equal_by_value():
