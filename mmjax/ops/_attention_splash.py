@@ -45,6 +45,7 @@ def splash_attention(query, key, value, mask: AttentionMask, scale, softcap, int
         attn_logits_soft_cap=softcap,
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name="attention",
         interpret=interpret,
     )
     heads_first = [

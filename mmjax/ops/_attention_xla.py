@@ -12,6 +12,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from mmjax.ops.masks import AttentionMask
 
@@ -57,7 +58,9 @@ def _forward(query, key, value, mask, slopes, scale, softcap, block):
 
 
 def _remember(query, key, value, mask, slopes, scale, softcap, block):
-    output, log_total = _forward(query, key, value, mask, slopes, scale, softcap, block)
+    output, log_total = (
+        checkpoint_name(x, "attention") for x in _forward(query, key, value, mask, slopes, scale, softcap, block)
+    )
     return output, (query, key, value, mask, slopes, output, log_total)
 
 

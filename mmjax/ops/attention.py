@@ -70,6 +70,9 @@ def attention(
     flash kernel is taken on its platform where it can do what is asked, else "xla". A kernel sees one
     device's part: under a mesh, call this function inside `shard_map` over batch and heads.
 
+    "xla" and "splash" name what they keep for the backward pass "attention": a `jax.checkpoint` policy
+    that saves this name keeps a recomputed block from attending twice.
+
     Args:
       scale: factor on the scores; K**-0.5 by default.
       softcap: scores become softcap * tanh(scores / softcap) (Gemma 2).
@@ -99,8 +102,8 @@ def attention(
         return cudnn_attention(query, key, value, mask, scale)
     if name == "splash":
         return splash_attention(query, key, value, mask, scale, softcap, interpret=platform != "tpu")
-    block = max(_BLOCK_SCORES // key.shape[1], _SMALLEST_BLOCK)
-    return xla_attention(query, key, value, mask, scale, softcap, alibi_slopes, block)
+    blocks = -(-query.shape[1] // max(_BLOCK_SCORES // key.shape[1], _SMALLEST_BLOCK))
+    return xla_attention(query, key, value, mask, scale, softcap, alibi_slopes, -(-query.shape[1] // blocks))
 
 
 def _fastest(platform: str, query, refusals: dict[str, str | None]) -> str:

@@ -154,11 +154,10 @@ def test_attention_is_two_products_forward(backend, backward):
 
 
 def test_attention_in_blocks_counts_its_filled_up_rows():
-    query = shape(1, 1500, 1, 8)
-    block = 2**17 // 1500 if 2**17 // 1500 > 128 else 128
-    rows = -(-1500 // block) * block
+    """1501 queries in 12 blocks of 126: of the filled-up rows there are fewer than blocks."""
+    query = shape(1, 1501, 1, 8)
     run = functools.partial(attention, backend="xla")
-    assert count_flops(run, query, query, query).total == 2 * 2 * rows * 1500 * 8
+    assert count_flops(run, query, query, query).total == 2 * 2 * (12 * 126) * 1501 * 8
 
 
 def test_kernels_are_counted(monkeypatch):
@@ -178,6 +177,23 @@ def test_kernels_are_counted(monkeypatch):
     with target_platform("cuda"):
         assert count_flops(loss, query, key, key).total == 2 * product
         assert count_flops(jax.grad(loss, (0, 1, 2)), query, key, key).total == (2 + 5) * product
+
+
+@pytest.mark.parametrize(("backend", "products"), [("xla", 7), ("splash", 9)])
+def test_policy_that_saves_attention_does_not_attend_twice(backend, products):
+    """Under `jax.checkpoint` the two products of the forward pass are made again, unless their result is kept."""
+    query = shape(1, 256, 2, 64)
+    product = 2 * 2 * 256 * 256 * 64
+
+    def loss(query, policy):
+        attend = jax.checkpoint(lambda x: attention(x, x, x, backend=backend), policy=policy)
+        return jnp.square(attend(jnp.sin(query))).sum()
+
+    def counted(policy):
+        return count_flops(jax.value_and_grad(functools.partial(loss, policy=policy)), query).total // product
+
+    assert counted(jax.checkpoint_policies.save_only_these_names("attention")) == products
+    assert counted(None) == products + 2
 
 
 def test_frozen_parts_cost_no_gradient():
