@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from pathlib import Path
 
 from mmjax.cli.configs import add_config_argument, load_config
 from mmjax.core.errors import InputError
@@ -54,7 +55,11 @@ def run(options: argparse.Namespace) -> int:
     )
     items = itertools.islice(stream, stop - first)
     if options.what == "show":
-        render_rows(list(items), tokenizer, options.out, dataset_names=stream.dataset_names)
+        try:
+            Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+            render_rows(list(items), tokenizer, options.out, dataset_names=stream.dataset_names)
+        except OSError as error:
+            raise InputError(f"{options.out} cannot be written: {error.strerror}") from None
         print(json.dumps({"page": options.out}) if options.json else f"wrote {options.out}")
         return 0
     if options.workers is None:

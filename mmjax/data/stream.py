@@ -155,13 +155,15 @@ class BatchStream:
         sources: Mapping[str, ExampleSource] | None = None,
     ):
         """`batch_size` is global. `workers` replaces the config's; `sources` replaces those of the config by name."""
-        if batch_size < 1 or batch_size % process_count:
+        if batch_size < 1 or process_count < 1 or batch_size % process_count:
             raise InputError(f"batch_size {batch_size} cannot be shared evenly by {process_count} processes")
         if not 0 <= process_index < process_count:
             raise InputError(f"process {process_index} is not one of {process_count}: they are counted from 0")
         self._config, self._tokenizer, self._seed, self._batch_size = config, tokenizer, seed, batch_size
         self._start_step = start_step
         self._workers = config.workers if workers is None else workers
+        if self._workers < 0:
+            raise InputError(f"workers must be 0 or more, not {self._workers}")
         per_process = batch_size // process_count
         self._mine = range(process_index * per_process, (process_index + 1) * per_process)
         self._shape = BatchShape(per_process, config.length, config.images, config.frames, config.image_size)
