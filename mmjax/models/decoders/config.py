@@ -69,12 +69,20 @@ class DecoderConfig:
             raise ConfigError("learned positions need max_length, the number of rows of their table")
         if self.parallel_residual and self.norm_position != "pre":
             raise ConfigError(f"parallel_residual goes with norm_position 'pre', not {self.norm_position!r}")
+        yarn = self.rope_scaling is not None and self.rope_scaling.kind == "yarn"
+        if yarn and (self.rope_fraction != 1 or self.rope_local_base is not None):
+            raise ConfigError("yarn scales the scores of all channels and layers: rope_fraction 1, no rope_local_base")
         if not self.windows:
             raise ConfigError("windows must name at least one layer; (None,) is full attention everywhere")
 
     @property
     def attention(self) -> AttentionConfig:
         """The self-attention of every layer."""
+        scale = self.attention_scale
+        if self.rope_scaling is not None and self.rope_scaling.attention_factor != 1:
+            # yarn lengthens the rotated queries and keys alike; that is a factor on their products.
+            plain = self.head_width**-0.5 if scale is None else scale
+            scale = plain * self.rope_scaling.attention_factor**2
         return AttentionConfig(
             heads=self.heads,
             head_width=self.head_width,
@@ -85,7 +93,7 @@ class DecoderConfig:
             qk_norm_kind=self.qk_norm_kind,
             norm_eps=self.norm_eps,
             norm_offset=self.norm_offset,
-            scale=self.attention_scale,
+            scale=scale,
             softcap=self.attention_softcap,
         )
 
