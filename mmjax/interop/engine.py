@@ -201,7 +201,7 @@ def export(
     dtype: str = "float32",
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Writes config.json, safetensors (sharded above `max_shard_bytes`), and the tokenizer's files where they are known.
+    """Writes config.json, safetensors (sharded above `max_shard_bytes`), and the tokenizer's files where known.
 
     Raises:
       InputError: an unknown dtype, a config that the family's layout cannot express, or a folder that holds weights.

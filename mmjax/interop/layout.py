@@ -45,7 +45,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a numbered layer lies: below which path, and at which index of the stacked parameters (None: not stacked)."""
+    """Where a numbered layer lies: below which path, and at which index of stacked parameters (None: not stacked)."""
 
     prefix: str
     index: int | None = None

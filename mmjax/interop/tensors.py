@@ -76,8 +76,8 @@ def open_folder(folder: str | Path) -> dict[str, StoredTensor]:
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise InputError(
-            f"{folder} holds only pickled weights ({pickles[0]}), which can run any code when read, so they are refused; "
-            "convert them where you trust them: load with transformers and save_pretrained(folder) writes safetensors"
+            f"{folder} holds only pickled weights ({pickles[0]}), which can run any code when read, so they are "
+            "refused; where you trust them, convert them: transformers' save_pretrained(folder) writes safetensors"
         )
     raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}")
 
@@ -88,6 +88,8 @@ def _open_sharded(folder: Path) -> dict[str, StoredTensor]:
     except (ValueError, KeyError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder / INDEX} is not an index of safetensors: {error!r}") from None
     files = sorted(set(placed.values()))
+    if any(Path(name).name != name for name in files):
+        raise CheckpointError(f"{folder / INDEX} names files outside of its folder")
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f"{folder} lacks {len(missing)} of its {len(files)} shards: {', '.join(missing)}")

@@ -94,12 +94,15 @@ class Rearrange:
 
     def outside_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Shape of the outside tensor that is made of parameters of these `shapes`."""
-        return self._merged(self._joined_sizes(shapes))
+        sizes = self._joined_sizes(shapes)
+        dimensions = _parse(self.pattern).outside.dimensions
+        return tuple(math.prod(1 if f == "1" else sizes[f] for f in dimension) for dimension in dimensions)
 
     def to_outside(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         """The outside tensor."""
         pattern = _parse(self.pattern)
         order = pattern.outside.factors
+        merged = self.outside_shape([part.shape for part in parts])
         laid = []
         for part in parts:
             sizes = _sizes(pattern.inside, part.shape, self.pattern)
@@ -107,7 +110,7 @@ class Rearrange:
             turned = factored.transpose([pattern.inside.factors.index(f) for f in order if f != "+1"])
             laid.append(np.expand_dims(turned, order.index("+1")) if "+1" in order else turned)
         whole = laid[0] if len(laid) == 1 else np.concatenate(laid, axis=order.index(pattern.joined))
-        return whole.reshape(self._merged(self._joined_sizes([part.shape for part in parts])))
+        return whole.reshape(merged)
 
     def to_inside(self, tensor: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
         """The parameters, of `shapes`, that `tensor` is made of."""
@@ -141,10 +144,6 @@ class Rearrange:
             if any(size != joined[factor] for factor, size in sizes.items() if factor != pattern.joined):
                 raise ValueError(f"parameters of shapes {list(shapes)} cannot be joined by {self.pattern!r}")
         return joined
-
-    def _merged(self, sizes: dict[str, int]) -> Shape:
-        dimensions = _parse(self.pattern).outside.dimensions
-        return tuple(math.prod(1 if f == "1" else sizes[f] for f in dimension) for dimension in dimensions)
 
 
 # A parameter that lies outside as it lies here.

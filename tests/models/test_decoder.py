@@ -182,6 +182,7 @@ def test_refuses():
         ({"positions": "learned"}, "max_length"),
         ({"parallel_residual": True, "norm_position": "post"}, "parallel_residual"),
         ({"windows": ()}, "windows"),
+        ({"rope_scaling": RopeScaling("yarn", factor=4.0), "rope_fraction": 0.5}, "yarn"),
     ]:
         with pytest.raises(ConfigError, match=message):
             dataclasses.replace(BASE, **wrong)

@@ -28,6 +28,13 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 300.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 24,
+    "beta_fast": 4.0,
+}
 
 
 def sizes(width, layers, heads, groups, mlp, **more):
@@ -55,6 +62,12 @@ CASES = {
         False,
     ),
     "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", sizes(34, 3, 6, 3, 52, head_dim=14), True),
+    "qwen3-yarn": (
+        "Qwen3ForCausalLM",
+        "Qwen3Config",
+        sizes(32, 2, 2, 2, 52, head_dim=16, attention_bias=True, rope_parameters=YARN_ROPE),
+        False,
+    ),
     "gemma": ("GemmaForCausalLM", "GemmaConfig", sizes(38, 2, 3, 1, 50, head_dim=18), True),
     "gemma2": (
         "Gemma2ForCausalLM",

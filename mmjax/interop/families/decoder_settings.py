@@ -13,7 +13,7 @@ from mmjax.ops.rope import RopeScaling
 
 
 def canonical(config: DecoderConfig) -> DecoderConfig:
-    """The same model with what is left to be derived, or does not matter to it, spelt out: to compare configs by meaning."""
+    """The same model with all that is derived or does not matter spelt out, to compare configs by meaning."""
     scaling = config.rope_scaling
     return dataclasses.replace(
         config,
@@ -26,7 +26,7 @@ def canonical(config: DecoderConfig) -> DecoderConfig:
 
 
 def tied(default: bool) -> Setting:
-    """tie_word_embeddings. What was saved without a head (an architecture named ...Model) has none of its own either."""
+    """tie_word_embeddings; what was saved without a head (an architecture named ...Model) has none of its own."""
 
     def read(outside: Tree) -> dict[str, Any]:
         architecture = (outside.get("architectures") or [""])[0]
@@ -172,8 +172,11 @@ def shortest_cycle(windows: Sequence[int | None]) -> tuple[int | None, ...]:
 
 
 def layer_windows(pattern: int | None) -> Setting:
-    """sliding_window with `layer_types`; without these, every `pattern`-th layer is full (Gemma-2: 2, Gemma-3: 6), or for
-    None those below `max_window_layers` are (Qwen), and all are where `use_sliding_window` is false."""
+    """sliding_window and `layer_types`.
+
+    Without these, every `pattern`-th layer is full (Gemma-2: 2, Gemma-3: 6). Without a pattern (Qwen), those below
+    `max_window_layers` are full, and all of them where `use_sliding_window` is false.
+    """
 
     def read(outside: Tree) -> dict[str, Any]:
         layers = outside["num_hidden_layers"]

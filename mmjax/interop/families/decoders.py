@@ -47,6 +47,7 @@ def _family(model_type: str, architecture: str, settings, rows, **kwargs: Any) -
         lambda config, dtype: Decoder(config, None, dtype),
         _inputs,
         canonical=canonical,
+        not_exported=("remat", "embedding_init"),
         **kwargs,
     )
 
