@@ -213,8 +213,10 @@ def test_loss_forms_only_the_gradients_that_are_wanted(differentiated, products)
         return linear_cross_entropy(hidden, kernel, targets, weights, chunk_size=16).loss
 
     run = jax.grad(loss, differentiated) if differentiated else loss
-    count = count_flops(run, shape(64, 24), shape(40, 24), shape(64, dtype=jnp.int32), shape(64))
-    assert count.total == products * 2 * 64 * 24 * 40
+    arguments = shape(64, 24), shape(40, 24), shape(64, dtype=jnp.int32), shape(64)
+    assert count_flops(run, *arguments).total == products * 2 * 64 * 24 * 40
+    platforms = 2
+    assert str(jax.make_jaxpr(run)(*arguments)).count("dot_general[") == platforms * products, "formed and thrown away"
 
 
 def scoped(weights, x):
