@@ -81,6 +81,7 @@ def model():
             "heads": 4,
             "head_width": 24,
             "mlp_width": 256,
+            "embedding_scale": True,
         },
         "cross": {
             "attention": {"heads": 4, "head_width": 24},

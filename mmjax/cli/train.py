@@ -32,9 +32,7 @@ def run(options: argparse.Namespace) -> int:
         record = {"step": result.step, "stopped_by": result.stopped_by, "checkpoint": str(result.checkpoint)}
         print(json.dumps(record))
     elif result.stopped_by:
-        print(
-            f"stopped by {result.stopped_by} at step {result.step}, saved in {result.checkpoint}; run it again to resume"
-        )
+        print(f"stopped by {result.stopped_by} at step {result.step}, which is saved; the same command resumes")
     else:
         print(f"trained to step {result.step}; checkpoint {result.checkpoint}")
         print(f"next: mmjax eval --checkpoint {options.workdir}")

@@ -25,6 +25,7 @@ class DecoderConfig:
     windows: sliding windows in tokens, cycled over the layers; None: the whole past.
     qk_norm: see `AttentionConfig`.  attention_scale: None is head_width ** -0.5.
     embedding_scale: embeddings are multiplied by sqrt(width) (Gemma).
+    embedding_init: standard deviation that the embeddings start with.
     parallel_residual: attention and feed-forward read the same input (GPT-NeoX).
     remat: what the backward pass computes again: "none", "dots" (all but matrix products with weights), "full".
     """
@@ -61,6 +62,7 @@ class DecoderConfig:
     windows: tuple[int | None, ...] = (None,)
     tied_embeddings: bool = True
     embedding_scale: bool = False
+    embedding_init: float = 0.02
     parallel_residual: bool = False
     remat: Literal["none", "dots", "full"] = "none"
 

@@ -76,7 +76,7 @@ REMAT_POLICIES = {
 }
 
 
-def alibi_slopes(heads: int) -> np.ndarray:
+def alibi_slopes(heads: int) -> Float[np.ndarray, "H"]:
     """Slopes of ALiBi's linear biases (Press et al. 2022), as MPT and BLOOM order them for any number of heads."""
     power = 2 ** int(np.ceil(np.log2(heads)))
     slopes = 2.0 ** (-8.0 * np.arange(1, power + 1) / power)
@@ -223,8 +223,7 @@ class Decoder(nn.Module):
 
     def _embeddings(self):
         config = self.config
-        deviation = config.width**-0.5 if config.embedding_scale else 0.02
-        init = nn.with_logical_partitioning(nn.initializers.normal(deviation), ("vocab", "embed"))
+        init = nn.with_logical_partitioning(nn.initializers.normal(config.embedding_init), ("vocab", "embed"))
         shape = (config.vocab_size, config.width)
         table = self.param("embedding", init, shape, jnp.float32)
         return table, table if config.tied_embeddings else self.param("unembedding", init, shape, jnp.float32)

@@ -69,6 +69,7 @@ def _gemma(width, layers, heads, kv_heads, mlp_width, *, vocab_size=256_000, hea
         norm_offset=1.0,
         activation="gelu_tanh",
         embedding_scale=True,
+        embedding_init=width**-0.5,
         **kwargs,
     )
 
