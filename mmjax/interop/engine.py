@@ -20,9 +20,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from mmjax.core.arrays import Array, Shaped
 from mmjax.core.errors import CheckpointError, InputError
 from mmjax.core.progress import progress_bar
+from mmjax.interop.configs import read_config, write_config
 from mmjax.interop.families import FAMILIES
-from mmjax.interop.layout import Entry, Family, Layout, lay_out
-from mmjax.interop.settings import read_settings, write_settings
+from mmjax.interop.family import Family
+from mmjax.interop.layout import Entry, Layout, lay_out
 from mmjax.interop.tensors import DTYPES, StoredTensor, open_folder, write_folder
 from mmjax.parallel.sharding import parameter_shardings
 
@@ -87,7 +88,7 @@ def inspect(folder: str | Path) -> Inspection:
     """
     folder = Path(folder)
     tensors = open_folder(folder)
-    outside = _read_config(folder)
+    outside = _open_config(folder)
     family = FAMILIES.get(outside.get("model_type"))
     if family is None:
         known = ", ".join(sorted(FAMILIES))
@@ -97,14 +98,14 @@ def inspect(folder: str | Path) -> Inspection:
     used = [base for base in family.bases if any(name.startswith(base) for name in tensors)]
     base = used[0] if used else family.bases[0]
     detected = family.detect({name: tensor.shape for name, tensor in tensors.items()}, base)
-    config = read_settings(family.config, family.settings, outside, **detected)
+    config = read_config(family, outside, **detected)
     layout = lay_out(family, config, base)
     tensors = {name: t for name, t in tensors.items() if not any(re.fullmatch(p, name) for p in family.ignored)}
     _check(folder, layout, tensors)
     return Inspection(family, config, Origin(folder, outside, base), layout, tensors)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _open_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         outside = json.loads(path.read_text())
@@ -213,13 +214,7 @@ def export(
     if folder.exists() and any(folder.glob("*.safetensors*")):
         raise InputError(f"{folder} already holds weights; give another folder, or remove them first")
     family, origin = pretrained.family, pretrained.origin
-    outside = write_settings(
-        family.settings,
-        pretrained.config,
-        origin.config if origin else {},
-        canonical=family.canonical,
-        not_exported=family.not_exported,
-    )
+    outside = write_config(family, pretrained.config, origin.config if origin else {})
     outside.setdefault("model_type", family.model_type)
     outside.setdefault("architectures", [family.architecture])
     outside["torch_dtype" if "torch_dtype" in outside else "dtype"] = dtype

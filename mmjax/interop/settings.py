@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from mmjax.core.errors import ConfigError, InputError
+from mmjax.core.errors import InputError
 
 Tree = Mapping[str, Any]
-REQUIRED = object()
 
 
 def lookup(tree: Tree, key: str, default: Any = None) -> Any:
@@ -24,13 +21,6 @@ def lookup(tree: Tree, key: str, default: Any = None) -> Any:
     return node
 
 
-def _insert(tree: dict, key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for part in parents:
-        tree = tree.setdefault(part, {})
-    tree[last] = value
-
-
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """Fields of ours, and how they are read from an outside config and written into one (as dotted keys)."""
@@ -39,19 +29,12 @@ class Setting:
     write: Callable[[Any], dict[str, Any]]
 
 
-def same(key: str, field: str, default: Any = REQUIRED) -> Setting:
+def same(key: str, field: str, default: Any = None) -> Setting:
     """One key that means one field; `default` is what the outside takes where the key is missing."""
-
-    def read(outside: Tree) -> dict[str, Any]:
-        value = lookup(outside, key, default)
-        if value is REQUIRED:
-            raise InputError(f"config.json lacks {key!r}")
-        return {field: value}
-
-    return Setting(read, lambda config: {key: getattr(config, field)})
+    return Setting(lambda outside: {field: lookup(outside, key, default)}, lambda config: {key: getattr(config, field)})
 
 
-def named(key: str, field: str, names: Mapping[Any, Any], default: Any = REQUIRED) -> Setting:
+def named(key: str, field: str, names: Mapping[Any, Any], default: Any) -> Setting:
     """One key whose values have other names here; written by the default's name where that fits, else the first."""
 
     def read(outside: Tree) -> dict[str, Any]:
@@ -103,55 +86,3 @@ def agrees(key: str, other: str) -> Setting:
         return {}
 
     return Setting(read, lambda config: {})
-
-
-def read_settings(cls: type, settings: Sequence[Setting], outside: Tree, **detected: Any) -> Any:
-    """The dataclass `cls` that an outside config describes, together with fields `detected` elsewhere.
-
-    Raises:
-      InputError: a key is missing, or has a value that cannot be represented.
-    """
-    fields: dict[str, Any] = {}
-    for setting in settings:
-        fields |= setting.read(outside)
-    return cls(**(fields | detected))
-
-
-def write_settings(
-    settings: Sequence[Setting],
-    config: Any,
-    base: Tree,
-    *,
-    canonical: Callable[[Any], Any] = lambda config: config,
-    not_exported: Sequence[str] = (),
-) -> dict[str, Any]:
-    """`base` with every key changed that does not already mean what `config` says; other keys stay.
-
-    Two configs mean the same when they are equal after `canonical`, but for the fields `not_exported`.
-
-    Raises:
-      InputError: the layout has no words for this config; the fields that it cannot express are named.
-    """
-    outside = copy.deepcopy(dict(base))
-    try:
-        before = canonical(read_settings(type(config), settings, base)) if base else None
-    except InputError:
-        before = None
-    ours = canonical(config)
-    for setting in settings:
-        kept = before is not None and all(getattr(before, f) == getattr(ours, f) for f in setting.read(base))
-        if not kept:
-            for key, value in setting.write(config).items():
-                _insert(outside, key, value)
-    try:
-        again = canonical(read_settings(type(config), settings, json.loads(json.dumps(outside))))
-    except ConfigError as error:
-        raise InputError(f"this config cannot be written in the outside layout: {error}") from None
-    lost = [
-        f"{field.name}={getattr(ours, field.name)!r} (would become {getattr(again, field.name)!r})"
-        for field in dataclasses.fields(config)
-        if field.name not in not_exported and getattr(ours, field.name) != getattr(again, field.name)
-    ]
-    if lost:
-        raise InputError(f"this config cannot be written in the outside layout: {', '.join(lost)}")
-    return outside

@@ -230,6 +230,17 @@ def test_other_picture_sizes_use_the_resized_table():
     np.testing.assert_allclose(ours, plain + table, rtol=1e-6)
 
 
+def test_pixels_that_do_not_fill_a_patch_are_not_seen():
+    """SigLIP's own size of 384 with patches of 14: six pixels are left over."""
+    config = dataclasses.replace(BASE, image_size=18)
+    images = np.random.default_rng(0).normal(size=(1, 18, 18, 3)).astype(np.float32)
+    p = random_parameters(ViT(config), 1, images)
+    assert np.array_equal(
+        quick_jit(ViT(config).apply)(nested(p), images).tokens,
+        quick_jit(ViT(BASE).apply)(nested(p), images[:, :16, :16]).tokens,
+    )
+
+
 def test_remat_gives_the_same_gradients():
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jnp.float32)
     p = random_parameters(ViT(BASE), 1, images)
@@ -248,7 +259,7 @@ def test_refuses():
     with pytest.raises(InputError, match="set mask_token to True"):
         ViT(BASE).init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 16), bool))
     for wrong, message in [
-        ({"patch_size": 5}, "image_size"),
+        ({"patch_size": 17}, "image_size"),
         ({"heads": 5}, "multiple of heads"),
         ({"pool": "class"}, "class_token"),
         ({"class_position": True}, "class_token"),

@@ -19,6 +19,7 @@ def canonical(config: DecoderConfig) -> DecoderConfig:
         config,
         kv_heads=config.attention.groups,
         attention_scale=config.head_width**-0.5 if config.attention_scale is None else config.attention_scale,
+        qk_norm_kind=config.qk_norm_kind if config.qk_norm != "none" else "rms",
         norm_bias=config.norm_bias and config.norm == "layer",
         rope_scaling=None if scaling is None or scaling.kind == "none" else scaling,
         windows=shortest_cycle([config.windows[layer % len(config.windows)] for layer in range(config.layers)]),

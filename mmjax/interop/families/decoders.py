@@ -21,7 +21,7 @@ from mmjax.interop.families.decoder_settings import (
     tied,
 )
 from mmjax.interop.families.rows import ACTIVATIONS, attention, from_heads, fused, linear, norm, qkv
-from mmjax.interop.layout import Family, Place, Row, decoder_places
+from mmjax.interop.family import Family, Place, Row, decoder_places
 from mmjax.interop.settings import Setting, agrees, fixed, named, only, same
 from mmjax.models.decoders.config import DecoderConfig, depth_plan
 from mmjax.models.decoders.decoder import Decoder
@@ -36,7 +36,13 @@ def _inputs(config: DecoderConfig) -> tuple:
     return (jax.ShapeDtypeStruct((1, 1), jnp.int32),) * 3
 
 
-def _family(model_type: str, architecture: str, settings, rows, **kwargs: Any) -> Family:
+def _sizes(vocab_size: int, hidden_size: int, layers: int, heads: int, **more: int) -> dict[str, int]:
+    """Sizes that the reference takes where config.json does not say."""
+    keys = {"num_hidden_layers": layers, "num_attention_heads": heads}
+    return {"vocab_size": vocab_size, "hidden_size": hidden_size} | keys | more
+
+
+def _family(model_type: str, architecture: str, defaults: dict[str, int], settings, rows, **kwargs: Any) -> Family:
     return Family(
         model_type,
         architecture,
@@ -46,6 +52,7 @@ def _family(model_type: str, architecture: str, settings, rows, **kwargs: Any) -
         _places,
         lambda config, dtype: Decoder(config, None, dtype),
         _inputs,
+        defaults=defaults,
         canonical=canonical,
         not_exported=("remat", "embedding_init"),
         **kwargs,
@@ -99,6 +106,7 @@ _QKV_SWITCH = {"attention_bias": ("qkv_bias", "out_bias")}
 llama = _family(
     "llama",
     "LlamaForCausalLM",
+    _sizes(32_000, 4096, 32, 32, intermediate_size=11_008),
     _llama_settings(_act(), rope(), *flags(_QKV_SWITCH | {"mlp_bias": ("mlp_bias",)}, False)),
     [*LLAMA_ROWS, *PRE_NORM],
     **LLAMA_BASE,
@@ -106,6 +114,7 @@ llama = _family(
 mistral = _family(
     "mistral",
     "MistralForCausalLM",
+    _sizes(32_000, 4096, 32, 32, intermediate_size=14_336),
     _llama_settings(_act(), rope(), one_window(4096), groups=8),
     [*LLAMA_ROWS, *PRE_NORM],
     **LLAMA_BASE,
@@ -113,6 +122,7 @@ mistral = _family(
 qwen2 = _family(
     "qwen2",
     "Qwen2ForCausalLM",
+    _sizes(151_936, 4096, 32, 32, intermediate_size=22_016),
     _llama_settings(_act(), rope(), layer_windows(None), fixed(qkv_bias=True), groups=32),
     [*LLAMA_ROWS, *PRE_NORM],
     **LLAMA_BASE,
@@ -120,6 +130,7 @@ qwen2 = _family(
 qwen3 = _family(
     "qwen3",
     "Qwen3ForCausalLM",
+    _sizes(151_936, 4096, 32, 32, intermediate_size=22_016),
     _llama_settings(
         _act(), rope(), layer_windows(None), fixed(qk_norm="head"), *flags(_QKV_SWITCH, False), groups=32, width=128
     ),
@@ -141,6 +152,7 @@ _GEMMA_CAPS = (
 gemma = _family(
     "gemma",
     "GemmaForCausalLM",
+    _sizes(256_000, 3072, 28, 16, intermediate_size=24_576),
     _llama_settings(
         *_GEMMA,
         rope(),
@@ -156,6 +168,7 @@ gemma = _family(
 gemma2 = _family(
     "gemma2",
     "Gemma2ForCausalLM",
+    _sizes(256_000, 2304, 26, 8, intermediate_size=9216),
     _llama_settings(
         *_GEMMA,
         *_GEMMA_CAPS,
@@ -173,6 +186,7 @@ gemma2 = _family(
 gemma3 = _family(
     "gemma3_text",
     "Gemma3ForCausalLM",
+    _sizes(262_208, 2304, 26, 8, intermediate_size=9216),
     _llama_settings(
         *_GEMMA,
         *_GEMMA_CAPS,
@@ -192,6 +206,7 @@ gemma3 = _family(
 gpt2 = _family(
     "gpt2",
     "GPT2LMHeadModel",
+    {"vocab_size": 50_257, "n_embd": 768, "n_layer": 12, "n_head": 12},
     (
         same("vocab_size", "vocab_size"),
         same("n_embd", "width"),
@@ -227,6 +242,7 @@ gpt2 = _family(
 gpt_neox = _family(
     "gpt_neox",
     "GPTNeoXForCausalLM",
+    _sizes(50_432, 6144, 44, 64, intermediate_size=24_576),
     (
         same("vocab_size", "vocab_size"),
         same("hidden_size", "width"),
@@ -260,6 +276,7 @@ gpt_neox = _family(
 opt = _family(
     "opt",
     "OPTForCausalLM",
+    _sizes(50_272, 768, 12, 12, ffn_dim=3072),
     (
         same("vocab_size", "vocab_size"),
         same("hidden_size", "width"),
@@ -294,6 +311,7 @@ opt = _family(
 mpt = _family(
     "mpt",
     "MptForCausalLM",
+    {"vocab_size": 50_368, "d_model": 2048, "n_layers": 24, "n_heads": 16},
     (
         same("vocab_size", "vocab_size"),
         same("d_model", "width"),

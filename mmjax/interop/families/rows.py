@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmjax.interop.layout import Row
+from mmjax.interop.family import Row
 
 # Names of activations outside -> here.
 ACTIVATIONS = {

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mmjax.core.errors import InputError
 from mmjax.interop.families.rows import ACTIVATIONS, PATCHES, attention, fused, linear, norm, qkv
-from mmjax.interop.layout import Family, Place, Row
+from mmjax.interop.family import Family, Place, Row
 from mmjax.interop.settings import Setting, Tree, fixed, named, only, same, written
 from mmjax.models.encoders.vit import ViT, ViTConfig
 
@@ -40,6 +40,10 @@ def _settings(*more: Setting, image_size: int, patch_size: int, eps: float) -> t
     )
 
 
+# Sizes that the reference takes where config.json does not say: alike in all of these families.
+_DEFAULTS = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+
+
 def _family(
     model_type: str, architecture: str, settings, rows, *, detected: tuple[str, ...] = (), **kwargs: Any
 ) -> Family:
@@ -52,6 +56,7 @@ def _family(
         lambda config: {"layer": {layer: Place("layers", layer) for layer in range(config.layers)}},
         ViT,
         lambda config: (jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32),),
+        defaults=_DEFAULTS,
         not_exported=("remat", "feature_layer", *detected),
         **kwargs,
     )

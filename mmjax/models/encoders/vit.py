@@ -24,7 +24,8 @@ from mmjax.parallel.sharding import constrain
 class ViTConfig:
     """The specification of a vision transformer.
 
-    image_size: the (square) size that the learned positions are for.
+    image_size: the (square) size that the learned positions are for. Where it is no multiple of patch_size (SigLIP: 384
+      and 14), the pixels left over at the right and the bottom are not seen; pictures of other sizes must divide.
     position_resize: how learned positions are brought to other sizes.
     stem: "patch" is one convolution of patch_size; "convolution" is `stem_layers` 3x3 convolutions of stride 2 (early
       convolutions, Xiao et al. 2021), whose strides multiply to patch_size.
@@ -68,8 +69,8 @@ class ViTConfig:
     remat: Literal["none", "full"] = "none"
 
     def __post_init__(self):
-        if self.image_size % self.patch_size:
-            raise ConfigError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
+        if self.image_size < self.patch_size:
+            raise ConfigError(f"image_size ({self.image_size}) must hold at least one patch of {self.patch_size}")
         if self.width % self.heads:
             raise ConfigError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         if self.pool == "class" and not self.class_token:
@@ -172,12 +173,14 @@ class ViT(nn.Module):
         """
         config = self.config
         batch, height, width, _ = images.shape
-        if height % config.patch_size or width % config.patch_size:
+        own_size = height == width == config.image_size
+        if not own_size and (height % config.patch_size or width % config.patch_size):
             raise InputError(
                 f"a picture of {height}x{width} does not divide into patches of {config.patch_size}; resize or pad it"
             )
         rows, columns = height // config.patch_size, width // config.patch_size
-        x = self._stem(images.astype(self.dtype)).reshape(batch, rows * columns, config.width)
+        seen = images[:, : rows * config.patch_size, : columns * config.patch_size]
+        x = self._stem(seen.astype(self.dtype)).reshape(batch, rows * columns, config.width)
         x = self._with_positions(self._masked(x, masked), rows, columns)
         if config.pre_norm_embeddings:
             x = Norm("layer", config.norm_eps, name="embedding_norm")(x)
