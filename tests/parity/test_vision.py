@@ -44,7 +44,7 @@ CASES = {
         (24, 36),
         RESIZED,
     ),
-    "siglip": ("SiglipVisionModel", "SiglipVisionConfig", sizes(35, 3, 5, 22), (20, 20), {}),
+    "siglip": ("SiglipVisionModel", "SiglipVisionConfig", sizes(35, 3, 5, 22) | {"image_size": 22}, (22, 22), {}),
     "siglip-headless": (
         "SiglipVisionModel",
         "SiglipVisionConfig",
