@@ -4,8 +4,8 @@
     mmjax eval --checkpoint runs/digits
     mmjax report --workdir runs/digits
 
-Two phases: mostly rows of digits to read at first, until the pictures are known; then scenes with questions, and
-episodes in which nonsense words are bound afresh to digit classes, so that only the shots tell them.
+Two phases: rows of digits to read at first, until the pictures are known; then scenes with questions, and episodes in
+which nonsense words are bound afresh to digit classes, so that only the shots tell them.
 """
 
 import ml_collections
@@ -38,8 +38,8 @@ def get_config(arg=""):
             },
         },
         "phases": [
-            {"first_step": 0, "weights": {"read": 3.0, "bind": 1.0}},
-            {"first_step": 200, "weights": {"read": 1.0, "scene": 1.0, "bind": 2.0}},
+            {"first_step": 0, "weights": {"read": 1.0}},
+            {"first_step": 250, "weights": {"read": 1.0, "scene": 1.0, "bind": 2.0}},
         ],
         "length": 160,
         "images": 9,
