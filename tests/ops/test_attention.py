@@ -141,7 +141,7 @@ def forward_and_backward(run, arrays, pull, **rules):
 
 
 @pytest.mark.parametrize("backend", PORTABLE)
-@settings(max_examples=14, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(question=questions(), seed=st.integers(0, 2**32 - 1))
 def test_equals_float64_and_its_differences(backend, question, seed):
     arrays, rules = asked(question)
