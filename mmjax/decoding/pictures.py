@@ -30,6 +30,7 @@ class PictureTable:
     def __init__(self):
         self._slots: dict[tuple, int] = {}
         self._pictures: list[UInt8[np.ndarray, "F h w 3"]] = []
+        self._most_frames = 1
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -52,14 +53,14 @@ class PictureTable:
                 )
             self._slots[key] = len(self._pictures)
             self._pictures.append(frames)
+            self._most_frames = max(self._most_frames, len(frames))
         return self._slots[key]
 
     def chunk(self, start: int, count: int) -> tuple[UInt8[np.ndarray, "B F h w 3"], Bool[np.ndarray, "B F"]]:
         """`count` pictures from slot `start` on, padded with none, and which frames there are."""
         chosen = self._pictures[start : start + count]
-        most = max(len(frames) for frames in self._pictures)
-        images = np.zeros((count, most, *self._pictures[0].shape[1:]), np.uint8)
-        present = np.zeros((count, most), bool)
+        images = np.zeros((count, self._most_frames, *self._pictures[0].shape[1:]), np.uint8)
+        present = np.zeros((count, self._most_frames), bool)
         for row, frames in enumerate(chosen):
             images[row, : len(frames)] = frames
             present[row, : len(frames)] = True

@@ -35,15 +35,12 @@ class Prompt:
         if len(pieces) == 1 and len(pictures) == 1:
             pieces = ["", text]
         marks = len(pieces) - 1
-        if marks > len(pictures):
+        if marks != len(pictures):
+            given, wanted = _number(len(pictures), "picture"), _number(marks, f"{IMAGE_MARK} mark")
+            if marks > len(pictures):
+                raise InputError(f"the prompt has {wanted} but {given}; give a picture for each {IMAGE_MARK}, in order")
             raise InputError(
-                f"the prompt has {_number(marks, IMAGE_MARK)} but {_number(len(pictures), 'picture')} for them; "
-                f"give a picture for each {IMAGE_MARK}, in order"
-            )
-        if marks < len(pictures):
-            raise InputError(
-                f"{_number(len(pictures), 'picture')} but only {_number(marks, IMAGE_MARK)} in the prompt; "
-                f"write {IMAGE_MARK} where each picture belongs, or give fewer"
+                f"{given} but {wanted} in the prompt; write {IMAGE_MARK} where each picture belongs, or give fewer"
             )
         segments: list[Segment] = [Text(pieces[0])] if pieces[0] else []
         for picture, piece in zip(pictures, pieces[1:], strict=True):
@@ -95,12 +92,12 @@ def load_frames(media: Media) -> UInt8[np.ndarray, "F h w 3"]:
     Raises:
       InputError: it has none, they are no pictures, or they differ in size.
     """
-    frames = [np.asarray(frame) for frame in media.load()]
-    shapes = sorted({frame.shape for frame in frames})
-    if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][2] != 3 or frames[0].dtype != np.uint8:
-        raise InputError(f"a picture of a prompt must be uint8 [h, w, 3], all frames alike, not {shapes}")
-    return np.stack(frames)
+    frames = media.load()
+    shapes = {(frame.dtype.name, *frame.shape) for frame in frames}
+    if len(shapes) != 1 or len(frames[0].shape) != 3 or frames[0].shape[2] != 3 or frames[0].dtype != np.uint8:
+        raise InputError(f"a picture of a prompt must be uint8 [h, w, 3], all frames alike, not {sorted(shapes)}")
+    return frames[0][None] if len(frames) == 1 else np.stack(frames)
 
 
 def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    return f"{count or 'no'} {what}" + ("" if count == 1 else "s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from mmjax.decoding.logits import logits, rate_tokens, writable_tokens
 from mmjax.decoding.pictures import PictureTable, encode_pictures, gather, picture_bytes, put
 from mmjax.decoding.prompt import Prompt
 from mmjax.decoding.rows import bucket, check_lengths, pad_rows, plan_buckets, tokenize_prompt
-from mmjax.parallel.sharding import constrain, use_mesh
+from mmjax.parallel.sharding import RULES, constrain, use_mesh
 from mmjax.text.prompt import Tokenized
 from mmjax.text.tokenizer import Tokenizer
 
@@ -30,6 +31,8 @@ from mmjax.text.tokenizer import Tokenizer
 PROGRAM_TOKENS = 100_000
 # Features of pictures that are kept at the same time.
 PICTURE_BYTES = 1 << 30
+# Tokens of a batch on each device: what stays in a CPU's cache, and what fills an accelerator.
+BATCH_TOKENS = {"cpu": 2048, "other": 16_384}
 
 
 class Continuations(NamedTuple):
@@ -85,14 +88,15 @@ def score_continuations(
     continuations: Sequence[Sequence[Text]],
     *,
     mesh: Mesh | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     on_scored: Callable[[int], object] = lambda prompts: None,
 ) -> list[Continuations]:
     """log p(continuation | prompt) of every continuation of every prompt.
 
     A prompt (with its demonstrations) is read once into a cache that its continuations share; each different picture is
     encoded once. Prompts are sorted into a few lengths, chosen so that padding and compilation together cost least,
-    and run in batches of about `batch_tokens` tokens. `on_scored` is called with the number of prompts just done.
+    and run in batches of about `batch_tokens` tokens a device (by default `BATCH_TOKENS`). `on_scored` is called with
+    the number of prompts just done.
 
     Raises:
       InputError: a prompt without continuations, an empty continuation, or more tokens than the model's positions.
@@ -118,7 +122,7 @@ def score_continuations(
         on_scored(len(batch))
 
     room = max(1, PICTURE_BYTES // picture_bytes(model, params)) if queries else 0
-    for table, batches in _blocks(_batches(queries, batch_tokens), room):
+    for table, batches in _blocks(_batches(queries, batch_tokens, mesh), room):
         features = encode_pictures(model, params, table, capacity=bucket(max(1, len(table))), mesh=mesh)
         for shape, batch, slots in batches:
             rows, candidates = _pad(batch, slots, shape, tokenizer)
@@ -137,10 +141,16 @@ def _tokens(text, tokenizer):
     return np.array(ids + [tokenizer.special["end_of_chunk"]] * text.end_of_chunk, np.int32)
 
 
-def _batches(queries: Sequence[_Query], batch_tokens: int) -> Iterator[tuple[_Shape, list[_Query]]]:
+def _batches(
+    queries: Sequence[_Query], batch_tokens: int | None, mesh: Mesh | None
+) -> Iterator[tuple[_Shape, list[_Query]]]:
     """Queries of one bucket and about as many continuations go together."""
     if not queries:
         return
+    if batch_tokens is None:
+        platform = (jax.devices() if mesh is None else mesh.devices.flat)[0].platform
+        batch_tokens = BATCH_TOKENS.get(platform, BATCH_TOKENS["other"])
+    ways = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in RULES["batch"])
     stops = plan_buckets((len(query.text.tokens) for query in queries), program_cost=PROGRAM_TOKENS)
     edges = np.searchsorted(stops, [len(query.text.tokens) for query in queries])
     for edge, length in enumerate(stops):
@@ -148,7 +158,7 @@ def _batches(queries: Sequence[_Query], batch_tokens: int) -> Iterator[tuple[_Sh
         here.sort(key=lambda query: len(query.continuations))
         longest = max(len(tokens) for query in here for tokens in query.continuations)
         shape = _Shape(
-            rows=_batch_rows(len(here), batch_tokens // length),
+            rows=ways * min(bucket(-(-len(here) // ways)), max(1, batch_tokens // length)),
             length=length,
             images=max(1, *(query.text.images for query in here)),
             continuations=len(here[-1].continuations),
@@ -156,12 +166,6 @@ def _batches(queries: Sequence[_Query], batch_tokens: int) -> Iterator[tuple[_Sh
         )
         for start in range(0, len(here), shape.rows):
             yield shape, here[start : start + shape.rows]
-
-
-def _batch_rows(count, most):
-    """At most about `most` rows; a multiple of 8 where there are as many, so that a mesh can share them."""
-    rows = min(bucket(count), max(1, most))
-    return rows - rows % 8 if rows > 8 else rows
 
 
 def _blocks(batches, room):

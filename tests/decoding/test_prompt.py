@@ -42,10 +42,10 @@ def test_shots_come_first_and_end_their_chunks():
 @pytest.mark.parametrize(
     "text, pictures, message",
     [
-        ("<image>one<image>two", [A], "the prompt has 2 <image>s but 1 picture for them"),
-        ("<image>one", [], "the prompt has 1 <image> but 0 pictures"),
-        ("<image>one", [A, B], "2 pictures but only 1 <image> in the prompt"),
-        ("two", [A, B], "2 pictures but only 0 <image>s in the prompt"),
+        ("<image>one<image>two", [A], "the prompt has 2 <image> marks but 1 picture; give a picture for each"),
+        ("<image>one", [], "the prompt has 1 <image> mark but no pictures"),
+        ("<image>one", [A, B], "2 pictures but 1 <image> mark in the prompt"),
+        ("two", [A, B], "2 pictures but no <image> marks in the prompt"),
     ],
 )
 def test_marks_and_pictures_must_agree(text, pictures, message):
