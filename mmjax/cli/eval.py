@@ -45,7 +45,12 @@ def run(options: argparse.Namespace) -> int:
     controls = _words(options.controls)
     for control in controls:
         if control not in ("blanked", "shuffled"):
-            raise InputError(f"--controls knows blanked and shuffled, not {control!r}")
+            raise InputError(f"--controls must be blanked, shuffled or both, not {control!r}")
+    shots = _numbers(options.shots)
+    for name in ("seeds", "queries"):
+        given = getattr(options, name)
+        if given is not None and given < 1:
+            raise InputError(f"--{name} must be 1 or more, not {given}")
     mesh = usable_mesh(config)
     loaded = load_run(options.checkpoint, mesh)
     print(f"evaluating {workdir} at step {loaded.step}", file=sys.stderr)
@@ -54,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         loaded.params,
         loaded.tokenizer,
         tasks,
-        shots=_numbers(options.shots),
+        shots=shots,
         seeds=options.seeds,
         queries=options.queries,
         controls=controls,

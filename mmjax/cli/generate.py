@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Generates; returns the exit code."""
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)
+    if options.max_tokens < 1:
+        raise InputError(f"--max-tokens must be 1 or more, not {options.max_tokens}")
     config = read_config(find_run(options.checkpoint)[0])
     size = config.data.image_size
     shots = []

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from mmjax.cli.configs import add_config_argument, load_config
+from mmjax.core.errors import InputError
 from mmjax.evaluation.harness import evaluate
 from mmjax.evaluation.tasks import choose_tasks, digit_tasks
 from mmjax.parallel.mesh import make_mesh
@@ -27,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Trains; returns the exit code."""
     config = load_config(options.config, options.overrides)
+    try:
+        Path(options.workdir).expanduser().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--workdir {options.workdir} cannot be used: {error.strerror}") from None
     result = Trainer(config, options.workdir, evaluate=evaluation_while_training(config)).train()
     if options.json:
         record = {"step": result.step, "stopped_by": result.stopped_by, "checkpoint": str(result.checkpoint)}

@@ -10,6 +10,8 @@ CONFIG = (
     "--config.data.sources.read.options.count=60",
     "--config.data.sources.scene.options.count=40",
     "--config.data.sources.bind.options.count=50",
+    "--config.data.phases=[{'first_step': 0, 'weights': {'read': 1, 'scene': 1}},"
+    "{'first_step': 2, 'weights': {'read': 1, 'scene': 1, 'bind': 2}}]",
 )
 # A line of `data ids`: the step, a tab, and a row's examples joined by "+", the rows apart by spaces.
 EXAMPLE = r"(read|scene|bind):\d+:\d+"

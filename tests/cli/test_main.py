@@ -1,11 +1,8 @@
 """Finding the verb, help, and mistakes: one line on standard error, exit code 2, and no traceback unless asked for."""
 
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -13,6 +10,7 @@ import pytest
 from mmjax import __version__
 from mmjax.cli.main import VERBS, main
 from mmjax.core.errors import ConfigError, InputError, MmjaxError
+from tests.cli.program import run_program
 
 CONFIG = "configs/flamingo_digits.py:tiny"
 
@@ -137,13 +135,6 @@ def test_what_stands_before_jax_starts(monkeypatch, tmp_path, mmjax):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert mmjax("inspect", "x") == (0, "", "")
     assert pathlib.Path(jax.config.jax_compilation_cache_dir).is_relative_to(tmp_path / "mmjax")
-
-
-def run_program(*arguments, **environment):
-    program = pathlib.Path(sys.executable).with_name("mmjax")
-    keep = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, env={**keep, **environment})
-    return done.returncode, done.stdout, done.stderr
 
 
 def test_the_installed_program():
