@@ -1,6 +1,7 @@
 """Scores of given continuations: those of plain forward passes, with the prompt read once."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -108,3 +109,12 @@ def test_what_cannot_be_scored(params):
     short = tiny_model(positions="learned", max_length=8)
     with pytest.raises(InputError, match="the model has 8 positions"):
         score_continuations(short, {}, TOKENIZER, PROMPTS, ANSWERS)
+
+
+def test_half_precision_is_near(params):
+    half = tiny_model().clone(dtype=jnp.bfloat16)
+    exact, near = score(params, PROMPTS, ANSWERS), score_continuations(half, params, TOKENIZER, PROMPTS, ANSWERS)
+    for one, other in zip(exact, near, strict=True):
+        assert other.log_likelihoods.dtype == np.float32
+        np.testing.assert_allclose(one.log_likelihoods, other.log_likelihoods, rtol=0.1, atol=0.3)
+    assert all(generate(half, params, TOKENIZER, PROMPTS[:2], max_tokens=3))
