@@ -45,7 +45,9 @@ def find_run(path: str | Path) -> tuple[Path, int | None]:
       InputError: there is no run at that path.
     """
     path = Path(path).expanduser()
-    candidates = [(path, None), (path.parent, None)]
+    candidates = [(path, None)]
+    if path.name == "checkpoints":
+        candidates.append((path.parent, None))
     if path.name.isdigit():
         candidates.append((path.parent.parent, int(path.name)))
     for workdir, step in candidates:

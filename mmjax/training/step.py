@@ -68,7 +68,7 @@ def make_loss(
             weights = position_weights(batch, dataset_weights)
             if blank:
                 colour = np.round(255 * np.asarray(model.config.image_mean)).astype(np.uint8)
-                batch = batch.replace(images=jnp.zeros_like(batch.images) + colour)
+                batch = batch.replace(images=jnp.broadcast_to(jnp.asarray(colour), batch.images.shape))
 
             def one(part, w):
                 output = model.apply(nested(state.all_params()), part)

@@ -20,7 +20,7 @@ FROZEN = (
 
 def tiny_config(*overrides: str) -> RunConfig:
     """The digits run at its tiny size, in float32, with `KEY=VALUE` overrides."""
-    settings = ["compute_dtype=float32", "data.phases=[]", "mesh.data=1", *overrides]
+    settings = ["compute_dtype=float32", "data.phases=[]", *overrides]
     return load_config("configs/flamingo_digits.py:tiny", [tuple(item.split("=", 1)) for item in settings])
 
 
