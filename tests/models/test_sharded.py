@@ -11,7 +11,8 @@ import pytest
 
 from mmjax.core.batch import Batch
 from mmjax.layers.attention import AttentionConfig
-from mmjax.models.connectors.resampler import Resampler, ResamplerConfig
+from mmjax.layers.mlp import MLP
+from mmjax.models.connectors.resampler import ResamplerConfig
 from mmjax.models.decoders.config import DecoderConfig
 from mmjax.models.encoders.vit import ViTConfig
 from mmjax.models.flamingo import Flamingo, FlamingoConfig
@@ -101,14 +102,12 @@ def test_eight_devices_equal_one(mesh_config, on_one_device):
 
 
 def test_parameters_do_not_depend_on_the_mesh():
-    features, mask = jnp.zeros((2, 1, 4, 16)), jnp.ones((2, 1), bool)
-    made = [
-        init_sharded(
-            Resampler(CONFIG.resampler).init, make_mesh(mesh, jax.devices()[:n]), jax.random.key(0), features, mask
-        )
-        for mesh, n in ((MeshConfig(), 1), (MeshConfig(data=2, fsdp=2, tensor=2), 8))
-    ]
+    init, x = MLP(48, gated=True).init, jnp.zeros((1, 2, 24))
+    meshes = make_mesh(MeshConfig(), jax.devices()[:1]), make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    made = [init_sharded(init, mesh, jax.random.key(0), x) for mesh in meshes]
+    assert made[0].keys() == made[1].keys()
     assert all(np.array_equal(made[0][path], made[1][path]) for path in made[0])
+    assert made[1]["up/kernel"].addressable_shards[0].data.shape == (12, 24)
 
 
 def test_config_is_hashable_and_equal_by_value():
