@@ -28,7 +28,7 @@ def assert_close(left, right, tolerance):
 def test_the_loss_falls_and_every_parameter_moves(plain):
     state, losses = plain.first_state(), []
     start = jax.device_get(state.params)
-    for step in range(12):
+    for step in range(30):
         state, metrics = plain.step(state, plain.read(0))
         losses.append(float(metrics.loss))
         assert int(state.step) == step + 1
