@@ -28,7 +28,7 @@ def test_a_config_is_found_by_file_or_by_name(reference, tmp_path, monkeypatch):
 
 
 def test_the_argument_chooses_a_variant():
-    assert (load().total_steps, load(reference="flamingo_digits").total_steps) == (4, 900)
+    assert load().total_steps == 4 < load(reference="flamingo_digits").total_steps
     with pytest.raises(ConfigError, match="'tny' is no variant of this config; did you mean tiny"):
         load(reference="flamingo_digits:tny")
 

@@ -93,9 +93,6 @@ def test_frozen_parameters_cost_no_gradient(frozen, plain):
     """A frozen encoder costs its forward pass only; a frozen decoder that, and passing the gradient through."""
     all_trained = count_flops(plain.step_function, plain.plan.abstract, plain.batch)
     some_frozen = count_flops(frozen.step_function, frozen.plan.abstract, frozen.batch)
-    forward = count_flops(
-        lambda state, batch: plain.loss(blank=False)(state, batch)[0], plain.plan.abstract, plain.batch
-    )
     config = plain.model.config
     tokens = plain.config.batch_size * plain.config.data.length
     layers, width, mlp = config.decoder.layers, config.decoder.width, config.decoder.mlp_width
@@ -107,7 +104,6 @@ def test_frozen_parameters_cost_no_gradient(frozen, plain):
     # Saved: the weights' gradients of decoder and unembedding, and the vision encoder's whole backward pass.
     least = decoder + unembedding + vision
     assert least * 0.99 < saved < 1.6 * least
-    assert some_frozen.total < 2.6 * forward.total < all_trained.total
 
 
 def _vision_flops(run):
