@@ -81,7 +81,7 @@ def generate(
         bucket(max_tokens, NEW_BUCKET),
         params,
         rows,
-        gather(features, rows.slots),
+        features,
         jax.device_put(writable_tokens(tokenizer, model.config.decoder.vocab_size)),
         jax.device_put(np.array(stop_tokens(tokenizer), np.int32)),
         jax.tree.map(jax.device_put, make_draw(sampling, batch)),
@@ -115,8 +115,9 @@ class _Writing(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mesh", "most"))
-def _generate(model, mesh, most, params, rows, media, writable, stops, draw: Draw, max_tokens):
+def _generate(model, mesh, most, params, rows, features, writable, stops, draw: Draw, max_tokens):
     with use_mesh(mesh):
+        media = gather(features, rows.slots)
         first = prefill(model, params, rows, media, spare=most)
 
         def choose(hidden, output, step):

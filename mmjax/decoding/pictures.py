@@ -91,7 +91,6 @@ def picture_bytes(model: nn.Module, params: Mapping[str, Array]) -> int:
     return features.size * features.dtype.itemsize
 
 
-@jax.jit
 def gather(features: Float[Array, "S R D"], slots: Int[Array, "B N"]) -> SeenMedia:
     """What the rows of a batch look at: image n of a row is the picture `slots[n]`, or nothing where that is -1."""
     batch, count = slots.shape

@@ -31,6 +31,8 @@ from mmjax.text.tokenizer import Tokenizer
 PROGRAM_TOKENS = 100_000
 # Features of pictures that are kept at the same time.
 PICTURE_BYTES = 1 << 30
+# Batches that may wait for the device while the host prepares, or compiles, what comes next.
+AHEAD = 24
 # Tokens of a batch on each device: what stays in a CPU's cache, and what fills an accelerator.
 BATCH_TOKENS = {"cpu": 2048, "other": 16_384}
 
@@ -127,9 +129,8 @@ def score_continuations(
         for shape, batch, slots in batches:
             rows, candidates = _pad(batch, slots, shape, tokenizer)
             rows, candidates = jax.tree.map(lambda leaf: put(leaf, mesh), (rows, candidates))
-            media = gather(features, rows.slots)
-            running.append((batch, _score(model, mesh, params, rows, media, candidates, writable)))
-            if len(running) > 2:  # the host prepares the next batches while the device works
+            running.append((batch, _score(model, mesh, params, rows, features, candidates, writable)))
+            if len(running) > AHEAD:
                 collect()
     while running:
         collect()
@@ -203,10 +204,11 @@ def _read_out(query, results, row):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mesh"))
-def _score(model, mesh, params, rows, media, candidates, writable):
+def _score(model, mesh, params, rows, features, candidates, writable):
     """Log-likelihoods [B, C] and greedy tokens [B, C, T]; the number of rounds is the batch's most continuations."""
     batch, count, length = candidates.tokens.shape
     with use_mesh(mesh):
+        media = gather(features, rows.slots)
         first = prefill(model, params, rows, media, spare=length)
 
         def score_one(number, results):

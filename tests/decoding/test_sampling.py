@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from mmjax.core.errors import InputError
 from mmjax.decoding.sampling import Sampling, draw_tokens, keep_probable, make_draw
@@ -16,6 +14,9 @@ SCORES = np.random.default_rng(0).normal(size=(7, 50)).astype(np.float32) * 3
 @pytest.mark.parametrize("top_k", [0, 1, 3, 50, 80])
 @pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 1.0])
 def test_filters_equal_those_of_transformers(top_k, top_p):
+    torch = pytest.importorskip("torch", reason="the filters of transformers need torch")
+    from transformers import TopKLogitsWarper, TopPLogitsWarper
+
     kept = keep_probable(jnp.asarray(SCORES), jnp.int32(top_k), jnp.float32(top_p))
     expected = torch.from_numpy(SCORES)
     if top_k:

@@ -1,0 +1,66 @@
+"""Every config file pulses at its tiny size: trains, saves, resumes to the same end, and is evaluated."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from mmjax.checkpoints.inspect import inspect
+from mmjax.cli.configs import load_config
+from mmjax.cli.train import evaluation_while_training
+from mmjax.training.loop import Trainer
+
+CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "common")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_programs(tmp_path_factory):
+    """Programs that run for a second are not worth optimising, and a resumed run takes those that are there."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+def digest(workdir):
+    """(step, hash over parameters, optimizer state and data position) of the newest checkpoint."""
+    record = inspect(workdir, warn=pytest.fail)
+    return record["step"], record["sha256"]
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_pulse(path, tmp_path):
+    config = load_config(
+        f"{path}:tiny",
+        [
+            ("eval_every_steps", "4"),
+            ("evaluation.tasks", "read_single"),
+            ("evaluation.queries", "2"),
+            ("data.workers", "0"),
+        ],
+    )
+    assert (config.total_steps, config.checkpoint.every_steps) == (4, 2)
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    result = Trainer(config, straight, evaluate=evaluation_while_training(config)).train()
+    assert (result.step, result.stopped_by) == (4, "")
+    assert all(0.0 < loss < 100.0 for loss in losses(straight).values())
+    [evaluation] = map(json.loads, (straight / "evaluations.jsonl").read_text().splitlines())
+    assert evaluation["step"] == 4 and evaluation["rows"][0]["task"] == "read_single"
+    assert evaluation["rows"][0]["n"] == 2
+
+    shutil.copytree(straight, resumed)
+    shutil.rmtree(resumed / "checkpoints" / "4")
+    assert digest(resumed)[0] == 2
+    Trainer(config, resumed).train()
+    assert digest(resumed) == digest(straight)
+    assert losses(resumed) == losses(straight) and list(losses(resumed)) == [1, 2, 3, 4]
