@@ -28,18 +28,18 @@ def get_config(arg=""):
     config.eval_every_steps = 0
     config.compute_dtype = "float32"
     config.model = {"family": "flamingo", "config": model()}
+    binding = {"ways": [2], "classes": BOUND, "words": WORDS}
     config.data = {
         "sources": {
             "read": {"kind": "digits_read", "options": {"shots": [0, 1, 2, 3]}},
             "scene": {"kind": "digits_scene", "options": {}},
-            "bind": {
-                "kind": "digits_bind",
-                "options": {"ways": [2], "shots": [1, 2, 4], "classes": BOUND, "words": WORDS},
-            },
+            "bind_short": {"kind": "digits_bind", "options": {**binding, "shots": [1], "question": ""}},
+            "bind": {"kind": "digits_bind", "options": {**binding, "shots": [1, 2, 4]}},
         },
         "phases": [
             {"first_step": 0, "weights": {"read": 1.0}},
-            {"first_step": 250, "weights": {"read": 1.0, "scene": 1.0, "bind": 2.0}},
+            {"first_step": 200, "weights": {"read": 1.0, "bind_short": 7.0}},
+            {"first_step": 400, "weights": {"read": 1.0, "scene": 1.0, "bind_short": 1.0, "bind": 5.0}},
         ],
         "length": 160,
         "images": 9,
@@ -86,6 +86,7 @@ def model():
             "heads": 4,
             "head_width": 24,
             "mlp_width": 256,
+            "qk_norm": "head",
             "embedding_scale": True,
             "embedding_init": width**-0.5,
         },
