@@ -22,7 +22,7 @@ WORDS = "bim cug dax fep gav hux jop kel lum mib nad pog quo ruv sef tov vam wug
 def get_config(arg=""):
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.total_steps = 600
+    config.total_steps = 750
     config.batch_size = 16
     config.log_every_steps = 25
     config.eval_every_steps = 0
@@ -39,7 +39,7 @@ def get_config(arg=""):
         "phases": [
             {"first_step": 0, "weights": {"read": 1.0}},
             {"first_step": 200, "weights": {"read": 1.0, "bind_short": 7.0}},
-            {"first_step": 400, "weights": {"read": 1.0, "scene": 1.0, "bind_short": 1.0, "bind": 5.0}},
+            {"first_step": 420, "weights": {"read": 1.0, "scene": 1.0, "bind_short": 1.0, "bind": 5.0}},
         ],
         "length": 160,
         "images": 9,
@@ -55,7 +55,7 @@ def get_config(arg=""):
             {"pattern": r".*"},
         ],
     }
-    config.checkpoint = {"every_steps": 300, "keep_last": 2}
+    config.checkpoint = {"every_steps": 250, "keep_last": 2}
     return variant(config, arg)
 
 

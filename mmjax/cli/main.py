@@ -132,6 +132,8 @@ def _prepare(simulated: int | None) -> None:
     """Settings that must stand before JAX starts its backends."""
     import jax
 
+    from mmjax.parallel.host import keep_freed_memory
+
     if simulated is not None:
         if simulated < 1:
             raise InputError(f"--simulate-devices must be 1 or more, not {simulated}")
@@ -139,6 +141,7 @@ def _prepare(simulated: int | None) -> None:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={simulated}".strip()
         os.environ.setdefault("NPROC", "16")
+    keep_freed_memory()
     if jax.config.jax_compilation_cache_dir is None:
         # By host: a program compiled for one processor may crash another that shares the home directory.
         cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mmjax" / "compiled" / platform.node()
