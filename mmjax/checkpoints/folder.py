@@ -62,8 +62,11 @@ def steps_to_keep(
 
 
 def _is_going(folder: epath.Path) -> bool:
-    """Whether its removal has begun: it is marked, or so near the end that only the folder is left."""
-    return (folder / _REMOVAL_MARK).exists() or not any(folder.iterdir())
+    """Whether its removal has begun: it is marked, or so near the end that at most the folder is left."""
+    try:
+        return (folder / _REMOVAL_MARK).exists() or not any(folder.iterdir())
+    except FileNotFoundError:  # another process has just ended it
+        return True
 
 
 def _remove_marked(folder: epath.Path) -> None:
