@@ -40,8 +40,7 @@ def measure(config) -> dict[str, float]:
     return {
         "optimizer GB": bytes_of(plan.abstract.optimizer) / 1e9,
         "trained parameters M": sum(math.prod(leaf.shape) for leaf in plan.abstract.params.values()) / 1e6,
-        "step TFLOP": count_flops(step, plan.abstract, batch).total
-        / 1e12,
+        "step TFLOP": count_flops(step, plan.abstract, batch).total / 1e12,
         "forward TFLOP": count_flops(loss, plan.abstract, batch).total / 1e12,
     }
 

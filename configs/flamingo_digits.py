@@ -17,13 +17,14 @@ from configs.common import variant
 HELD_OUT = (2, 7)
 BOUND = tuple(digit for digit in range(10) if digit not in HELD_OUT)
 # No two begin alike: which word it is shows in its first letter.
-WORDS = "bim cug dax fep gav hux jop kel lum mib nad pog quo ruv sef tov vam wug yat zeb".split()
+_WORDS = "bim cug dax fep gav hux jop kel lum mib nad pog quo ruv sef tov vam wug yat zeb"
+WORDS = tuple(_WORDS.split())
 
 
 def get_config(arg=""):
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.total_steps = 600
+    config.total_steps = 700
     config.batch_size = 16
     config.log_every_steps = 25
     config.eval_every_steps = 0
@@ -40,7 +41,7 @@ def get_config(arg=""):
         "phases": [
             {"first_step": 0, "weights": {"read": 1.0}},
             {"first_step": 170, "weights": {"read": 1.0, "bind_short": 7.0}},
-            {"first_step": 350, "weights": {"read": 1.0, "scene": 1.0, "bind_short": 1.0, "bind": 5.0}},
+            {"first_step": 350, "weights": {"read": 1.0, "scene": 3.0, "bind_short": 1.0, "bind": 3.0}},
         ],
         "length": 160,
         "images": 9,
@@ -56,7 +57,7 @@ def get_config(arg=""):
             {"pattern": r".*"},
         ],
     }
-    config.checkpoint = {"every_steps": 300, "keep_last": 2}
+    config.checkpoint = {"every_steps": 250, "keep_last": 2}
     return variant(config, arg)
 
 

@@ -59,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give a verb" if verb is None else f"there is no verb {verb!r}{nearest(verb, VERBS)}")
     options, unknown = parser.parse_known_args(words)
     if unknown:
-        child.error(f"there is no option {unknown[0]}")
+        hint = ""
+        if unknown[0].startswith("--") and hasattr(options, "config"):
+            hint = f"; a setting of the configuration is --config.{unknown[0].removeprefix('--')}"
+        child.error(f"there is no option {unknown[0]}{hint}")
     try:
         options.overrides = _check_overrides(overrides, options)
         _prepare(options.simulate_devices)

@@ -66,6 +66,4 @@ def _decode(model, params, tokens, places, present, media, media_index, cache):
     # Absent tokens are at position 0: a table of learned positions need not reach as far as the padding.
     positions = jnp.where(present, places, 0)
     segments = present.astype(jnp.int32)
-    return model.apply(
-        nested(params), tokens, positions, segments, media, media_index, cache, places, method="decode"
-    )
+    return model.apply(nested(params), tokens, positions, segments, media, media_index, cache, places, method="decode")

@@ -73,9 +73,7 @@ def draw_tokens(scores: Float[Array, "B V"], draw: Draw, step: Int[Array, ""]) -
     return jax.vmap(jax.random.categorical)(keys, scores).astype(jnp.int32)
 
 
-def keep_probable(
-    scores: Float[Array, "B V"], top_k: Int[Array, ""], top_p: Float[Array, ""]
-) -> Float[Array, "B V"]:
+def keep_probable(scores: Float[Array, "B V"], top_k: Int[Array, ""], top_p: Float[Array, ""]) -> Float[Array, "B V"]:
     """Minus infinity outside the top k and, of these, outside the smallest set whose probability reaches p.
 
     At least one token stays. Tokens that tie with the last one that stays are kept too.

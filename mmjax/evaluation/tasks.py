@@ -66,7 +66,8 @@ def digit_tasks(data: DataConfig) -> dict[str, Task]:
       digits of the first three.
     read_scene_KIND: one kind of question about scenes of several digits.
     bind_2way, bind_5way: new words for digits, from shots of each. bind_2way_heldout: of digits for which no word was
-      ever bound in training; bind_2way_rotated: of scans turned by 90 degrees, which were never seen at all.
+      ever bound in training; bind_2way_rotated: of scans turned by 90 degrees, which were never seen at all. Where
+      several sources bind words, they are asked as the one with the most shots does.
     """
     configs: dict[str, list[Any]] = {}
     for name, entry in data.sources.items():
@@ -103,9 +104,10 @@ def _scene_tasks(configs, image_size) -> list[Task]:
 def _bind_tasks(configs: Sequence[BindConfig], image_size: int) -> list[Task]:
     bound = tuple(sorted({digit for config in configs for digit in config.classes}))
     never = tuple(digit for digit in DIGITS if digit not in bound)
+    longest = max(configs, key=lambda config: max(config.shots))
 
     def task(name, *, shots, queries=360, **changes):
-        config = dataclasses.replace(configs[0], split="test", **changes)
+        config = dataclasses.replace(longest, split="test", **changes)
         episodes = functools.partial(_bind_episodes, name, config, image_size)
         return Task(name, episodes, "ranked", shots, takes_shots=True, control_shots=4, queries=queries)
 

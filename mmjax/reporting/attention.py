@@ -111,8 +111,8 @@ def patch_shares(
     model: Flamingo,
     params: Mapping[str, Array],
     batch: Batch,
-    rows: Int[Array, "S"],  # noqa: UP037
-    positions: Int[Array, "S"],  # noqa: UP037
+    rows: Int[Array, "S"],
+    positions: Int[Array, "S"],
 ) -> Float[Array, "S F P"]:
     """For tokens at (rows, positions), the share of attention on each patch of each frame of their picture; sums to 1.
 

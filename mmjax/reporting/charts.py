@@ -66,7 +66,7 @@ def line_chart(axes: Axes, series: Sequence[Series], levels: Sequence[Level] = (
     if not series:
         return Markup("")
     scale = _Scale.of(axes, series, levels)
-    drawn = [_curve(axes, scale, one, place, len(series)) for place, one in enumerate(series)]
+    drawn = [_curve(axes, scale, one, series) for one in series]
     picture = tag(
         "svg",
         _frame(axes, scale),
@@ -168,9 +168,10 @@ def _level(axes: Axes, scale: _Scale, level: Level) -> Markup:
     return tag("line", tag("title", text), x1=_LEFT, x2=scale.right, y1=y, y2=y, class_="level")
 
 
-def _curve(axes: Axes, scale: _Scale, series: Series, place: int, count: int) -> Markup:
-    shift = 6 * (place - (count - 1) / 2) if axes.whiskers else 0
-    points = [(scale.x(x) + shift, scale.y(y)) for x, y in zip(series.x, series.y, strict=True)]
+def _curve(axes: Axes, scale: _Scale, series: Series, every: Sequence[Series]) -> Markup:
+    points = [
+        (scale.x(x) + _aside(axes, series, every, x), scale.y(y)) for x, y in zip(series.x, series.y, strict=True)
+    ]
     parts = []
     if series.low is not None and series.high is not None:
         lows = [scale.y(value) for value in series.low]
@@ -184,6 +185,14 @@ def _curve(axes: Axes, scale: _Scale, series: Series, place: int, count: int) ->
             tag("circle", tag("title", _point_text(axes, series, place)), cx=x, cy=y, r=3) for place, x, y in finite
         ]
     return tag("g", *parts, class_=f"c{series.colour % COLOURS}")
+
+
+def _aside(axes, series, every, x) -> float:
+    """How far a point stands aside, so that the whiskers of several series at one place can be told apart."""
+    if not axes.whiskers:
+        return 0.0
+    here = [other.name for other in every if x in other.x]
+    return 6 * (here.index(series.name) - (len(here) - 1) / 2)
 
 
 def _band(ends) -> Markup:

@@ -17,9 +17,7 @@ from mmjax.evaluation.tasks import Task, digit_tasks
 from mmjax.text.tokenizer import ByteTokenizer
 
 SIZE = 16
-DATA = DataConfig(
-    sources={"bind": SourceEntry("digits_bind"), "scene": SourceEntry("digits_scene")}, image_size=SIZE
-)
+DATA = DataConfig(sources={"bind": SourceEntry("digits_bind"), "scene": SourceEntry("digits_scene")}, image_size=SIZE)
 ROW = {
     "task": "bind_2way",
     "shots": 4,

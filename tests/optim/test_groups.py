@@ -43,7 +43,7 @@ def test_a_group_that_takes_nothing_is_named():
 
 
 def test_something_must_be_left_to_train():
-    with pytest.raises(ConfigError, match="^optim.groups freezes every parameter"):
+    with pytest.raises(ConfigError, match=r"^optim\.groups freezes every parameter"):
         assign_groups([VISION, ParameterGroup(".*", frozen=True)], PATHS)
 
 
