@@ -24,6 +24,9 @@ def test_help_names_every_verb_and_how_settings_are_changed(mmjax):
     assert mmjax("--version") == (0, f"mmjax {__version__}\n", "")
 
 
+SETTING = "a setting of the configuration is --config"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_explains_itself(verb, mmjax):
     code, out, err = mmjax(verb, "--help")
@@ -53,8 +56,11 @@ def test_without_a_verb_the_help_is_shown(mmjax):
         (["zzz"], "there is no verb 'zzz'; valid are: data, eval, generate, inspect, report, train (mmjax --help"),
         (["--bogus"], "unrecognized arguments: --bogus (mmjax --help explains)"),
         (["train"], "the following arguments are required: --config, --workdir (mmjax train --help explains)"),
-        (["inspect", "--bogus"], "there is no option --bogus; a setting of the configuration is --config.bogus (mmjax inspect --help explains)"),
-        (["inspect", "a", "--bogus=1"], "there is no option --bogus=1; a setting of the configuration is --config.bogus=1 (mmjax inspect --help explains)"),
+        (["inspect", "--bogus"], f"there is no option --bogus; {SETTING}.bogus (mmjax inspect --help explains)"),
+        (
+            ["inspect", "a", "--bogus=1"],
+            f"there is no option --bogus=1; {SETTING}.bogus=1 (mmjax inspect --help explains)",
+        ),
         (["inspect", "a", "b"], "there is no option b (mmjax inspect --help explains)"),
         (["train", "--config", CONFIG, "--work", "x"], "the following arguments are required: --workdir"),
         (["eval", "--checkpoint", "x", "--seeds", "many"], "argument --seeds: invalid int value: 'many' (mmjax eval"),
