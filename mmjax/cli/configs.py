@@ -36,7 +36,8 @@ def load_config(reference: str, overrides: Sequence[tuple[str, str]]) -> RunConf
     """
     tree = to_tree(build(RunConfig, _read(reference)).resolved())
     for key, text in overrides:
-        _override(tree, key, text)
+        if isinstance(_override(tree, key, text), dict):  # its own defaults can be overridden next
+            tree = to_tree(build(RunConfig, tree).resolved())
     return build(RunConfig, tree).resolved()
 
 
@@ -71,7 +72,8 @@ def _find(name: str) -> Path:
     raise ConfigError(f"there is no config file {name}{nearest(Path(name).stem, known)}")
 
 
-def _override(tree: dict[str, Any], key: str, text: str) -> None:
+def _override(tree: dict[str, Any], key: str, text: str) -> Any:
+    """Sets what `key` names, and returns what it was set to."""
     *parents, last = key.split(".")
     node: Any = tree
     path = "config"
@@ -79,15 +81,17 @@ def _override(tree: dict[str, Any], key: str, text: str) -> None:
         node = _child(node, part, path)
         path = f"{path}.{part}"
     if isinstance(node, list):
-        node[_index(node, last, path)] = _value(text, _child(node, last, path))
+        place, old = _index(node, last, path), _child(node, last, path)
     elif not isinstance(node, dict):
         raise ConfigError(f"{path} is a single value; it has no {last}")
     elif last in node:
-        node[last] = _value(text, node[last])
+        place, old = last, node[last]
     elif path.endswith((".special", ".weights")):
-        node[last] = _value(text, None)  # any name may stand here
+        place, old = last, None  # any name may stand here
     else:
         raise ConfigError(f"{path}.{last} is not a setting{nearest(last, node)}")
+    node[place] = _value(text, old)
+    return node[place]
 
 
 def _child(node: Any, part: str, path: str) -> Any:

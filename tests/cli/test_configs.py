@@ -72,6 +72,13 @@ def test_an_override_is_read_as_the_setting_that_it_replaces(override, value):
         assert found == value and type(found) is type(value)
 
 
+def test_a_part_that_is_given_whole_can_be_overridden_next():
+    whole = "data.sources={'b': {'kind': 'digits_bind', 'options': {'ways': [3]}}}"
+    config = load("data.phases=[]", whole, "data.sources.b.options.shots=2,4")
+    assert at(config, "data.sources.b.options.shots") == [2, 4]
+    assert at(config, "data.sources.b.options.ways") == [3]
+
+
 def test_the_last_of_two_overrides_counts():
     assert load("seed=1", "seed=2").seed == 2
 

@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends where an undisturbed one does, bit for bit."""
+"""A run that is killed or stopped again and again ends where an undisturbed one does, bit for bit."""
 
 import json
 import os
@@ -42,8 +42,8 @@ def finish(workdir, steps):
     return inspect(workdir, warn=pytest.fail)
 
 
-def kill_somewhere(workdir, steps, number, dice):
-    """Kills a run when it has gone on by a few steps; every other time in the middle of a save."""
+def interrupt_somewhere(workdir, steps, number, dice, sent):
+    """Sends a signal to a run that has gone on by a few steps, every other time in the middle of a save."""
     process = start(workdir, steps)
     checkpoints = workdir / "checkpoints"
     done = max(list_complete_steps(checkpoints), default=0) if checkpoints.exists() else 0
@@ -57,9 +57,9 @@ def kill_somewhere(workdir, steps, number, dice):
             break
         time.sleep(0.0005)
     time.sleep(dice.random() * 0.05 if number % 2 == 0 else 0.0)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == (0 if sent == signal.SIGTERM else -sent), err
 
 
 def losses(workdir):
@@ -67,14 +67,21 @@ def losses(workdir):
     return {line["step"]: line["loss"] for line in map(json.loads, lines)}
 
 
-@pytest.mark.parametrize("steps, kills", [(40, 2), pytest.param(200, 10, marks=pytest.mark.slow)])
-def test_kills_change_nothing(tmp_path, steps, kills):
+@pytest.mark.parametrize(
+    "steps, signals",
+    [
+        pytest.param(40, [signal.SIGTERM, signal.SIGKILL], id="each"),
+        pytest.param(200, [signal.SIGKILL] * 10, id="ten-kills", marks=pytest.mark.slow),
+        pytest.param(200, [signal.SIGTERM] * 5, id="five-stops", marks=pytest.mark.slow),
+    ],
+)
+def test_interruptions_change_nothing(tmp_path, steps, signals):
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     expected = finish(undisturbed, steps)
     disturbed.mkdir()
-    dice = random.Random(kills)
-    killed = sum(kill_somewhere(disturbed, steps, number, dice) for number in range(kills))
-    assert killed == kills, "the run ended before it could be killed"
+    dice = random.Random(len(signals))
+    for number, sent in enumerate(signals):
+        interrupt_somewhere(disturbed, steps, number, dice, sent)
     found = finish(disturbed, steps)
     assert found["step"] == expected["step"] == steps
     assert found["sha256"] == expected["sha256"]  # parameters, optimizer state and data position
