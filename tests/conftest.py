@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -19,3 +20,14 @@ def _drop_compiled_programs():
     """Programs of one module are no use to the next; dropping them keeps memory flat over the whole suite."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def quick_programs(tmp_path_factory):
+    """Programs that run for a second are not worth optimising, and those that are there already are taken again."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()

@@ -4,9 +4,7 @@ import json
 import pathlib
 import shutil
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from mmjax.checkpoints.inspect import inspect
 from mmjax.cli.configs import load_config
@@ -16,15 +14,7 @@ from mmjax.training.loop import Trainer
 CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "common")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_programs(tmp_path_factory):
-    """Programs that run for a second are not worth optimising, and a resumed run takes those that are there."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 def digest(workdir):
