@@ -20,6 +20,7 @@ VERBS = {
     "generate": "continue a prompt of pictures and text",
     "report": "write a run's report page",
     "inspect": "what a run, a checkpoint or a configuration holds",
+    "parity": "prove an outside checkpoint against its reference",
     "data": "look at the rows of a configuration: show, ids",
 }
 

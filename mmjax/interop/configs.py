@@ -1,32 +1,36 @@
-"""config.json of a family <-> our dataclass, both ways."""
+"""config.json of a family <-> our dataclass, both ways, parts and all."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from mmjax.core.config import build
 from mmjax.core.errors import InputError
 from mmjax.interop.family import Family
-from mmjax.interop.settings import Tree
+from mmjax.interop.settings import Setting, Tree
 
 
-def read_config(family: Family, outside: Tree, **detected: Any) -> Any:
-    """Our config that an outside one describes, together with fields `detected` elsewhere.
+def read_config(family: Family, outside: Tree, detected: Mapping[str, Any] | None = None) -> Any:
+    """Our config that an outside one describes, together with fields `detected` elsewhere ({field: value} for parts).
 
     Raises:
       InputError: a key is missing, or has a value that cannot be represented.
     """
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {part.field: {} for part in family.parts}
     known = {**family.defaults, **outside}
     try:
         for setting in family.settings:
-            fields |= setting.read(known)
+            _merge(fields, setting.read(known))
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
         raise InputError(f"config.json has a value of the wrong kind: {error}") from None
-    return build(family.config, fields | detected, "config.json")
+    _merge(fields, detected or {})
+    for part in family.parts:
+        fields[part.field] = read_config(part.family, part.config_in(outside), fields[part.field])
+    return build(family.config, fields, "config.json")
 
 
 def write_config(family: Family, config: Any, base: Tree) -> dict[str, Any]:
@@ -35,30 +39,80 @@ def write_config(family: Family, config: Any, base: Tree) -> dict[str, Any]:
     Raises:
       InputError: the layout has no words for this config; the fields that it cannot express are named.
     """
-    outside = copy.deepcopy(dict(base))
-    ours = family.canonical(config)
+    outside = _written(family, config, base)
+    ours = _meaning(family, config)
     try:
-        before = family.canonical(read_config(family, base)) if base else None
+        again = _meaning(family, read_config(family, json.loads(json.dumps(outside))))
+    except InputError as error:
+        raise InputError(f"this config cannot be written in the {family.model_type} layout: {error}") from None
+    lost = [f"{name}={ours[name]!r} (would become {again[name]!r})" for name in ours if ours[name] != again[name]]
+    if lost:
+        raise InputError(f"this config cannot be written in the {family.model_type} layout: {', '.join(lost)}")
+    return outside
+
+
+def same_meaning(family: Family, one: Tree, other: Tree) -> bool:
+    """Whether two outside configs say the same."""
+    return _meaning(family, read_config(family, one)) == _meaning(family, read_config(family, other))
+
+
+def _written(family: Family, config: Any, base: Tree) -> dict[str, Any]:
+    outside = copy.deepcopy(dict(base))
+    for part in family.parts:
+        own = _written(part.family, getattr(config, part.field), part.config_in(base))
+        if part.key:
+            own.setdefault("model_type", part.family.model_type)
+            _insert(outside, part.key, own)
+        else:
+            outside |= own
+    try:
+        before = read_config(family, base) if base else None
     except InputError:
         before = None
     known = {**family.defaults, **base}
     for setting in family.settings:
-        kept = before is not None and all(getattr(before, f) == getattr(ours, f) for f in setting.read(known))
-        if not kept:
+        if before is None or not _agree(family, setting, known, before, config):
             for key, value in setting.write(config).items():
                 _insert(outside, key, value)
-    try:
-        again = family.canonical(read_config(family, json.loads(json.dumps(outside))))
-    except InputError as error:
-        raise InputError(f"this config cannot be written in the {family.model_type} layout: {error}") from None
-    lost = [
-        f"{field.name}={getattr(ours, field.name)!r} (would become {getattr(again, field.name)!r})"
-        for field in dataclasses.fields(config)
-        if field.name not in family.not_exported and getattr(ours, field.name) != getattr(again, field.name)
-    ]
-    if lost:
-        raise InputError(f"this config cannot be written in the {family.model_type} layout: {', '.join(lost)}")
     return outside
+
+
+def _agree(family: Family, setting: Setting, known: Tree, before: Any, now: Any) -> bool:
+    """Whether the fields that a setting gives are alike in both configs."""
+    parts = {part.field: part for part in family.parts}
+    before, now = family.canonical(before), family.canonical(now)
+    for field, value in setting.read(known).items():
+        pair = [getattr(config, field) for config in (before, now)]
+        if field in parts:
+            pair = [parts[field].family.canonical(config) for config in pair]
+        if isinstance(value, Mapping):
+            pair = [[getattr(config, inner) for inner in value] for config in pair]
+        if pair[0] != pair[1]:
+            return False
+    return True
+
+
+def _meaning(family: Family, config: Any) -> dict[str, Any]:
+    """All that a config says, `part.field` for parts, in a form in which equal means equal."""
+    parts = {part.field: part.family for part in family.parts}
+    config = family.canonical(config)
+    said: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in parts:
+            said |= {f"{field.name}.{inner}": v for inner, v in _meaning(parts[field.name], value).items()}
+        elif field.name not in family.not_exported:
+            said[field.name] = value
+    return said
+
+
+def _merge(fields: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Later values of the same field win; those of a part are merged."""
+    for field, value in more.items():
+        if isinstance(value, Mapping) and isinstance(fields.get(field), dict):
+            _merge(fields[field], value)
+        else:
+            fields[field] = dict(value) if isinstance(value, Mapping) else value
 
 
 def _insert(tree: dict, key: str, value: Any) -> None:

@@ -22,8 +22,8 @@ from mmjax.core.errors import CheckpointError, InputError
 from mmjax.core.progress import progress_bar
 from mmjax.interop.configs import read_config, write_config
 from mmjax.interop.families import FAMILIES
-from mmjax.interop.family import Family
-from mmjax.interop.layout import Entry, Layout, lay_out
+from mmjax.interop.family import Family, Spelling
+from mmjax.interop.layout import Entry, Layout, choose_spelling, lay_out
 from mmjax.interop.tensors import DTYPES, StoredTensor, open_folder, write_folder
 from mmjax.parallel.sharding import parameter_shardings
 
@@ -47,11 +47,15 @@ EXPORT_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """What an imported checkpoint looked like, so that it can be given back as it was."""
+    """What an imported checkpoint looked like, so that it can be given back as it was.
+
+    dtypes: of its tensors, by name.
+    """
 
     folder: Path
     config: Mapping[str, Any]
-    base: str
+    spelling: Spelling
+    dtypes: Mapping[str, np.dtype]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +99,16 @@ def inspect(folder: str | Path) -> Inspection:
         raise InputError(
             f"{folder} is of the family {outside.get('model_type')!r}, which is not known; known are: {known}"
         )
-    used = [base for base in family.bases if any(name.startswith(base) for name in tensors)]
-    base = used[0] if used else family.bases[0]
-    detected = family.detect({name: tensor.shape for name, tensor in tensors.items()}, base)
-    config = read_config(family, outside, **detected)
-    layout = lay_out(family, config, base)
-    tensors = {name: t for name, t in tensors.items() if not any(re.fullmatch(p, name) for p in family.ignored)}
+    family = family.resolve(outside)
+    spelling = choose_spelling(family, tensors)
+    detected = family.all_detected({name: tensor.shape for name, tensor in tensors.items()}, spelling)
+    config = read_config(family, outside, detected)
+    layout = lay_out(family, config, spelling)
+    ignored = family.all_ignored()
+    tensors = {name: t for name, t in tensors.items() if not any(re.fullmatch(pattern, name) for pattern in ignored)}
     _check(folder, layout, tensors)
-    return Inspection(family, config, Origin(folder, outside, base), layout, tensors)
+    origin = Origin(folder, outside, spelling, {name: tensor.dtype for name, tensor in tensors.items()})
+    return Inspection(family, config, origin, layout, tensors)
 
 
 def _open_config(folder: Path) -> dict[str, Any]:
@@ -199,17 +205,19 @@ def export(
     pretrained: Pretrained,
     folder: str | Path,
     *,
-    dtype: str = "float32",
+    dtype: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Writes config.json, safetensors (sharded above `max_shard_bytes`), and the tokenizer's files where known.
+
+    dtype: "float32", "bfloat16" or "float16"; None: every tensor in the type that it was imported in, else float32.
 
     Raises:
       InputError: an unknown dtype, a config that the family's layout cannot express, or a folder that holds weights.
       CheckpointError: parameters that are not those of the config.
     """
     folder = Path(folder)
-    if dtype not in EXPORT_DTYPES:
+    if dtype not in (None, *EXPORT_DTYPES):
         raise InputError(f"dtype must be one of {', '.join(EXPORT_DTYPES)}, not {dtype!r}")
     if folder.exists() and any(folder.glob("*.safetensors*")):
         raise InputError(f"{folder} already holds weights; give another folder, or remove them first")
@@ -217,16 +225,19 @@ def export(
     outside = write_config(family, pretrained.config, origin.config if origin else {})
     outside.setdefault("model_type", family.model_type)
     outside.setdefault("architectures", [family.architecture])
-    outside["torch_dtype" if "torch_dtype" in outside else "dtype"] = dtype
-    layout = lay_out(family, pretrained.config, origin.base if origin else family.bases[0])
+    if dtype is not None or origin is None:
+        outside["torch_dtype" if "torch_dtype" in outside else "dtype"] = dtype or "float32"
+    layout = lay_out(family, pretrained.config, origin.spelling if origin else family.spellings[0])
     _check_parameters(layout, pretrained.parameters)
     folder.mkdir(parents=True, exist_ok=True)
-    entries = {name: entry for name, entry in layout.entries.items() if not entry.tied}
+    imported = origin.dtypes if origin else {}
+    entries = {name: entry for name, entry in layout.entries.items() if not entry.tied or name in imported}
     with progress_bar(total=len(entries), what="export", unit="tensor") as bar:
+        chosen = DTYPES[EXPORT_DTYPES[dtype or "float32"]]
         write_folder(
             folder,
             {name: entry.shape for name, entry in entries.items()},
-            DTYPES[EXPORT_DTYPES[dtype]],
+            {name: chosen if dtype else imported.get(name, chosen) for name in entries},
             _contents(entries, pretrained.parameters, bar.update),
             max_shard_bytes,
         )

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from mmjax.core.errors import CheckpointError
-from mmjax.interop.family import Family, Row
+from mmjax.interop.family import Family, Row, Spelling
 from mmjax.interop.transforms import SAME, Rearrange
 from mmjax.parallel.sharding import abstract_parameters
 
@@ -48,21 +48,21 @@ class Layout:
     axes: dict[str, tuple]
 
 
-def lay_out(family: Family, config: Any, base: str) -> Layout:
-    """Spells the family's table out for `config`, with `base` before the inner model's names.
+def lay_out(family: Family, config: Any, spelling: Spelling) -> Layout:
+    """Spells the family's table out for `config`.
 
     Raises:
       CheckpointError: the table leaves a parameter of the model out, or names one twice (named in the message).
     """
     module = family.model(config, jax.numpy.float32)
     shapes, axes = abstract_parameters(module.init, jax.random.key(0), *family.inputs(config))
-    places = family.places(config)
+    places = family.all_places(config)
     entries: dict[str, Entry] = {}
     covered: dict[tuple[str, int | None], str] = {}
-    for row in family.rows:
-        if any(getattr(config, field) != value for field, value in row.where):
+    for row in family.all_rows():
+        if not row.meant(config):
             continue
-        for name, paths in _numbered(row, places, base):
+        for name, paths in _numbered(row, places, spelling):
             entry = _entry(row, name, paths, shapes)
             if entry is None:
                 continue
@@ -79,21 +79,45 @@ def lay_out(family: Family, config: Any, base: str) -> Layout:
     return Layout(entries, shapes, axes)
 
 
-def _numbered(row: Row, places, base: str) -> Iterable[tuple[str, list[tuple[str, int | None]]]]:
-    inside = (row.inside,) if isinstance(row.inside, str) else row.inside
-    outside = row.outside.replace("{base}", base)
-    numbered = re.search(r"\{(\w+)\}", outside)
+def choose_spelling(family: Family, names: Iterable[str]) -> Spelling:
+    """The spelling that most of the tensors' `names` follow."""
+
+    def followed(spelling: Spelling) -> int:
+        outsides = (_spelt(row, spelling) for row in family.all_rows())
+        expected = {_PLACEHOLDER.sub(lambda found: spelling.get(found[1], "{}").format(0), name) for name in outsides}
+        return len(kinds & {kind(name) for name in expected})
+
+    def kind(name: str) -> str:
+        return re.sub(r"\.\d+(?=\.)", ".0", name)
+
+    kinds = set(map(kind, names))
+    return max(family.spellings, key=followed)
+
+
+_PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
+
+
+def _spelt(row: Row, spelling: Spelling) -> str:
+    """The outside name with its prefixes. What stands for a number is in the inside name too, and stays."""
+    numbers = {name for path in row.paths for name in _PLACEHOLDER.findall(path)}
+    return _PLACEHOLDER.sub(lambda found: found[0] if found[1] in numbers else spelling.get(found[1], ""), row.outside)
+
+
+def _numbered(row: Row, places, spelling: Spelling) -> Iterable[tuple[str, list[tuple[str, int | None]]]]:
+    inside = row.paths
+    outside = _spelt(row, spelling)
+    numbered = _PLACEHOLDER.search(outside)
     if numbered is None:
         yield outside, [(path, None) for path in inside]
         return
     for number, place in places[numbered[1]].items():
         paths = [(path.replace(numbered[0], place.prefix), place.index) for path in inside]
-        yield outside.replace(numbered[0], str(number)), paths
+        yield outside.replace(numbered[0], spelling.get(numbered[1], "{}").format(number)), paths
 
 
 def _entry(row: Row, name: str, paths: Sequence[tuple[str, int | None]], shapes) -> Entry | None:
     if not all(path in shapes for path, _ in paths):
-        if row.tied_to is None:
+        if row.tied_to not in shapes:
             return None
         paths = [(row.tied_to, None)]
     pieces = tuple(

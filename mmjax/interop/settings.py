@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmjax.core.errors import InputError
@@ -74,6 +74,19 @@ def only(key: str, *allowed: Any) -> Setting:
         return {}
 
     return Setting(read, lambda config: {key: allowed[0]})
+
+
+def within(field: str, settings: Sequence[Setting]) -> tuple[Setting, ...]:
+    """Settings whose fields are those of a config within ours."""
+
+    def lifted(setting: Setting) -> Setting:
+        def read(outside: Tree) -> dict[str, Any]:
+            found = setting.read(outside)
+            return {field: found} if found else {}
+
+        return Setting(read, lambda config: setting.write(getattr(config, field)))
+
+    return tuple(map(lifted, settings))
 
 
 def agrees(key: str, other: str) -> Setting:

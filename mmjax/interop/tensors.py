@@ -72,7 +72,7 @@ def open_folder(folder: str | Path) -> dict[str, StoredTensor]:
     if (folder / INDEX).exists():
         return _open_sharded(folder)
     if (folder / SINGLE).exists():
-        return _open_file(folder / SINGLE)
+        return open_file(folder / SINGLE)
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise InputError(
@@ -95,14 +95,15 @@ def _open_sharded(folder: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{folder} lacks {len(missing)} of its {len(files)} shards: {', '.join(missing)}")
     tensors: dict[str, StoredTensor] = {}
     for name in files:
-        tensors |= _open_file(folder / name)
+        tensors |= open_file(folder / name)
     absent = sorted(set(placed) - set(tensors))
     if absent:
         raise CheckpointError(f"the index of {folder} names tensors that no shard holds: {', '.join(absent[:20])}")
     return tensors
 
 
-def _open_file(path: Path) -> dict[str, StoredTensor]:
+def open_file(path: Path) -> dict[str, StoredTensor]:
+    """Every tensor of one safetensors file, as `open_folder`."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -132,7 +133,7 @@ def _stored(path: Path, data: int, name: str, entry: Mapping) -> StoredTensor:
 def write_folder(
     folder: Path,
     shapes: Mapping[str, tuple[int, ...]],
-    dtype: np.dtype,
+    dtypes: Mapping[str, np.dtype],
     contents: Callable[[str], np.ndarray],
     max_shard_bytes: int,
 ) -> None:
@@ -143,7 +144,7 @@ def write_folder(
     shards: list[list[str]] = [[]]
     filled = total = 0
     for name, shape in shapes.items():
-        size = math.prod(shape) * dtype.itemsize
+        size = math.prod(shape) * dtypes[name].itemsize
         if shards[-1] and filled + size > max_shard_bytes:
             shards.append([])
             filled = 0
@@ -151,24 +152,24 @@ def write_folder(
         filled += size
         total += size
     if len(shards) == 1:
-        _write_file(folder / SINGLE, shards[0], shapes, dtype, contents)
+        _write_file(folder / SINGLE, shards[0], shapes, dtypes, contents)
         return
     placed = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write_file(folder / file, names, shapes, dtype, contents)
+        _write_file(folder / file, names, shapes, dtypes, contents)
         placed |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _write_file(path, names, shapes, dtype, contents) -> None:
-    code = next(code for code, known in DTYPES.items() if known == dtype)
+def _write_file(path, names, shapes, dtypes, contents) -> None:
+    codes = {known: code for code, known in DTYPES.items()}
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name in names:
-        end = start + math.prod(shapes[name]) * dtype.itemsize
-        header[name] = {"dtype": code, "shape": list(shapes[name]), "data_offsets": [start, end]}
+        end = start + math.prod(shapes[name]) * dtypes[name].itemsize
+        header[name] = {"dtype": codes[dtypes[name]], "shape": list(shapes[name]), "data_offsets": [start, end]}
         start = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -176,7 +177,7 @@ def _write_file(path, names, shapes, dtype, contents) -> None:
     with partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            tensor = np.ascontiguousarray(contents(name), dtype=dtype)
+            tensor = np.asarray(contents(name), dtypes[name], order="C")  # (ascontiguousarray makes vectors of scalars)
             if tensor.shape != tuple(shapes[name]):
                 raise CheckpointError(f"{name} has shape {tensor.shape} where {shapes[name]} was announced")
             file.write(tensor.reshape(-1).view(np.uint8).data)

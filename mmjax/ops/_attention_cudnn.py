@@ -31,7 +31,7 @@ def cudnn_refusal(query, key, value, mask: AttentionMask, softcap, alibi_slopes,
     if width > (256 if newest >= 9 else 128):
         return f"a head of {width} channels is too wide for compute capability {newest}"
     if _needs_grid(mask) and (query.shape[1] % 2 or key.shape[1] % 2):
-        return "with segments, positions or a prefix it needs even lengths"
+        return "with segments, positions, blocks, a prefix or a mask spelt out it needs even lengths"
     if mask.window is not None and query.shape[1] != key.shape[1]:
         return "it has a window only where there are as many queries as keys"
     return None
@@ -57,12 +57,13 @@ def cudnn_attention(query, key, value, mask: AttentionMask, scale):
 
 
 def _has_positions(mask: AttentionMask) -> bool:
-    return mask.query_positions is not None or mask.key_positions is not None or mask.prefix is not None
+    rules = (mask.query_positions, mask.key_positions, mask.prefix, mask.query_blocks)
+    return any(rule is not None for rule in rules)
 
 
 def _needs_grid(mask: AttentionMask) -> bool:
     segments = mask.query_segments is not None or mask.key_segments is not None
-    return segments or (mask.causal and _has_positions(mask))
+    return segments or mask.allowed is not None or (mask.causal and _has_positions(mask))
 
 
 def _compute_capability() -> float:

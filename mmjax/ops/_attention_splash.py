@@ -21,6 +21,8 @@ def splash_refusal(query, key, value, mask: AttentionMask, alibi_slopes) -> str 
         return "it knows positions by their index only; leave the mask's positions unset"
     if mask.causal and mask.prefix is not None:
         return "it has no prefix"
+    if mask.query_blocks is not None or mask.allowed is not None:
+        return "it has neither blocks nor masks that are spelt out"
     if mask.window is not None and query.shape[1] != key.shape[1]:
         return "it has a window only where there are as many queries as keys"
     if query.dtype not in (jnp.bfloat16, jnp.float32):

@@ -121,11 +121,14 @@ def _scores(query, key, mask, slopes, scale, softcap):
 
 def _sides(mask: AttentionMask, queries: int):
     """What a mask says of its queries, to be cut into blocks beside them."""
-    return mask.positions(queries, 1)[0], mask.query_segments
+    return mask.positions(queries, 1)[0], mask.query_segments, mask.query_blocks, mask.allowed
 
 
 def _of_rows(mask: AttentionMask, sides) -> AttentionMask:
-    return dataclasses.replace(mask, query_positions=sides[0], query_segments=sides[1])
+    positions, segments, blocks, allowed = sides
+    return dataclasses.replace(
+        mask, query_positions=positions, query_segments=segments, query_blocks=blocks, allowed=allowed
+    )
 
 
 def _split(tree, axis: int, block: int):

@@ -168,7 +168,11 @@ def _check_inputs(query, key, value, mask: AttentionMask, alibi_slopes) -> None:
         ("key_segments", keys),
         ("key_positions", keys),
         ("prefix", keys),
+        ("query_blocks", queries),
+        ("key_blocks", keys),
     ):
         rule = getattr(mask, name)
         if rule is not None and rule.shape not in ((batch, length), (1, length)):
             raise InputError(f"the mask's {name} must be [{batch},{length}], not {rule.shape}")
+    if mask.allowed is not None and mask.allowed.shape not in ((batch, queries, keys), (1, queries, keys)):
+        raise InputError(f"the mask's allowed must be [{batch},{queries},{keys}], not {mask.allowed.shape}")

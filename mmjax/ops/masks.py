@@ -14,7 +14,16 @@ from mmjax.core.errors import InputError
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["query_segments", "key_segments", "query_positions", "key_positions", "prefix"],
+    data_fields=[
+        "query_segments",
+        "key_segments",
+        "query_positions",
+        "key_positions",
+        "prefix",
+        "query_blocks",
+        "key_blocks",
+        "allowed",
+    ],
     meta_fields=["causal", "window"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +61,14 @@ class AttentionMask:
         # # # .
         # # # #
 
+    causal=True, both blocks=[0, 1, 1, 0] (an image of two places within a text): keys of the query's own block
+    are seen too, whatever the order and the window; block 0 is none.
+
+        # . . .
+        # # # .
+        # # # .
+        # # # #
+
     causal=True, both segments=[1, 1, 2, 0] (two packed examples and padding): only keys of the
     query's own segment; a query of segment 0 sees nothing, and a key of segment 0 is seen by none.
 
@@ -74,6 +91,12 @@ class AttentionMask:
         # # # . .
         # # # # .
 
+    allowed=[[0, 1], [1, 1]] (who may see whom spelt out, where no rule says it): only these pairs. Such a mask is as
+    large as the scores; the flash kernels do not take it.
+
+        . #
+        # #
+
     A side without segments is of segment 1 throughout; a side without positions has 0, 1, 2, ...
     Leave the positions unset where they only restart at each packed example: segments lie in a row,
     so the order within one is the same, and the flash kernels need no positions then.
@@ -89,6 +112,9 @@ class AttentionMask:
     query_positions: Int[Array, "B T"] | None = None
     key_positions: Int[Array, "B S"] | None = None
     prefix: Bool[Array, "B S"] | None = None
+    query_blocks: Int[Array, "B T"] | None = None
+    key_blocks: Int[Array, "B S"] | None = None
+    allowed: Bool[Array, "B T S"] | None = None
     causal: bool = False
     window: int | None = None
 
@@ -102,7 +128,8 @@ class AttentionMask:
     @property
     def sees_all(self) -> bool:
         """Whether every query sees every key, so that no mask is needed."""
-        return not self.causal and self.query_segments is None and self.key_segments is None
+        unruled = self.query_segments is None and self.key_segments is None and self.allowed is None
+        return not self.causal and unruled
 
     def positions(self, queries: int, keys: int) -> tuple[Int[Array, "B T"], Int[Array, "B S"]]:
         """Positions of both sides, with 0, 1, 2, ... (and B=1) for a side that has none."""
@@ -123,9 +150,14 @@ class AttentionMask:
                 grid &= distance < self.window
             if self.prefix is not None:
                 grid |= self.prefix[:, None, :]
+            if self.query_blocks is not None:
+                own = self.query_blocks[:, :, None]
+                grid |= (own == self.key_blocks[:, None, :]) & (own != 0)
         if self.query_segments is not None or self.key_segments is not None:
             one = jnp.ones((1, 1), jnp.int32)
             query = one if self.query_segments is None else self.query_segments
             key = one if self.key_segments is None else self.key_segments
             grid &= (query[:, :, None] == key[:, None, :]) & (query != 0)[:, :, None]
+        if self.allowed is not None:
+            grid &= self.allowed
         return grid

@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -78,6 +78,20 @@ def constrain(x: Shaped[Array, ...], *axes: str | None) -> Shaped[Array, ...]:
     if mesh is None or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, partition_spec(x.shape, axes, mesh)))
+
+
+def on_each_device(
+    function: Callable[..., Array], axes: Sequence[tuple[str | None, ...]], *arguments: Shaped[Array, ...]
+) -> Shaped[Array, ...]:
+    """`function` of the part of each argument that a device holds by its logical `axes`.
+
+    The result lies like the first argument. Outside `use_mesh`, the parts are the whole arrays.
+    """
+    mesh = _current_mesh.get()
+    if mesh is None or mesh.size == 1:
+        return function(*arguments)
+    specs = tuple(partition_spec(x.shape, names, mesh) for x, names in zip(arguments, axes, strict=True))
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=specs[0])(*arguments)
 
 
 def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:

@@ -30,6 +30,7 @@ FLOORS = {
     "training": 5,
     "evaluation": 5,
     "planning": 5,
+    "parity": 5,
     "serving": 6,
     "reporting": 6,
     "cli": 7,

@@ -219,7 +219,7 @@ def test_a_table_must_cover_the_model():
     family = FAMILIES["vit"]
     config = ViTConfig(8, 4, 12, 2, 3, 16, class_token=True, class_position=True, pool="class", layer_scale=0.1)
     with pytest.raises(CheckpointError, match=r"no place for .*: layers/attention_scale, layers/mlp_scale$"):
-        lay_out(family, config, "")
+        lay_out(family, config, {})
     twice = dataclasses.replace(family, rows=(*family.rows, dataclasses.replace(family.rows[0], outside="again")))
     with pytest.raises(CheckpointError, match=r"again and .*cls_token both stand for class_token"):
-        lay_out(twice, dataclasses.replace(config, layer_scale=0.0), "")
+        lay_out(twice, dataclasses.replace(config, layer_scale=0.0), {})

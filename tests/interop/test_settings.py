@@ -174,7 +174,7 @@ def test_every_size_can_be_written(name):
     family = FAMILIES["dinov2_with_registers" if name.endswith("registers") else model_type]
     config = {**DECODERS, **ENCODERS}[name]
     outside = write_config(family, config, {})
-    again = read_config(family, outside, **({"mask_token": True} if model_type == "dinov2" else {}))
+    again = read_config(family, outside, {"mask_token": True} if model_type == "dinov2" else {})
     assert write_config(family, again, {}) == outside
 
 

@@ -45,7 +45,8 @@ def test_the_library_reads_what_is_written(tmp_path, dtype, limit):
         asked.append(name)
         return tensors[name]
 
-    write_folder(tmp_path, {name: tensor.shape for name, tensor in tensors.items()}, np.dtype(dtype), contents, limit)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    write_folder(tmp_path, shapes, dict.fromkeys(shapes, np.dtype(dtype)), contents, limit)
     assert asked == list(tensors)
     files = sorted(tmp_path.glob("*.safetensors"))
     assert (len(files) > 1) == (limit == 40)
@@ -67,7 +68,7 @@ def test_the_library_reads_what_is_written(tmp_path, dtype, limit):
 
 def sharded(folder):
     tensors = {f"t{i}": np.ones((2, 4), np.float32) for i in range(3)}
-    write_folder(folder, dict.fromkeys(tensors, (2, 4)), np.dtype(np.float32), tensors.__getitem__, 40)
+    write_folder(folder, dict.fromkeys(tensors, (2, 4)), dict.fromkeys(tensors, FLOAT), tensors.__getitem__, 40)
     return sorted(folder.glob("*.safetensors"))
 
 
@@ -109,7 +110,7 @@ def test_broken_folders(tmp_path):
     ],
 )
 def test_broken_files(tmp_path, damage, message):
-    write_folder(tmp_path, {"t": (2, 4)}, np.dtype(np.float32), lambda name: np.ones((2, 4), np.float32), 10**9)
+    write_folder(tmp_path, {"t": (2, 4)}, {"t": FLOAT}, lambda name: np.ones((2, 4), np.float32), 10**9)
     file = tmp_path / SINGLE
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(CheckpointError, match=message):
@@ -118,4 +119,4 @@ def test_broken_files(tmp_path, damage, message):
 
 def test_a_tensor_that_is_not_what_was_announced(tmp_path):
     with pytest.raises(CheckpointError, match="was announced"):
-        write_folder(tmp_path, {"t": (2, 4)}, np.dtype(np.float32), lambda name: np.ones((2, 5), np.float32), 10**9)
+        write_folder(tmp_path, {"t": (2, 4)}, {"t": FLOAT}, lambda name: np.ones((2, 5), np.float32), 10**9)

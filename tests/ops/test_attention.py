@@ -68,7 +68,11 @@ def sees(mask: AttentionMask, b: int, t: int, s: int) -> bool:
     key_segment = 1 if mask.key_segments is None else mask.key_segments[b, s]
     if query_segment != key_segment or query_segment == 0:
         return False
+    if mask.allowed is not None and not mask.allowed[b, t, s]:
+        return False
     if not mask.causal or (mask.prefix is not None and mask.prefix[b, s]):
+        return True
+    if mask.query_blocks is not None and mask.query_blocks[b, t] == mask.key_blocks[b, s] != 0:
         return True
     distance = place(mask.query_positions, b, t) - place(mask.key_positions, b, s)
     return distance >= 0 and (mask.window is None or distance < mask.window)
@@ -93,7 +97,11 @@ def questions(draw):
     def integers(length, highest):
         return generator.integers(0, highest + 1, (batch, length)).astype(np.int32)
 
+    blocks = maybe(lambda: (integers(queries, 2), integers(keys, 2))) or (None, None)
     mask = AttentionMask(
+        query_blocks=blocks[0],
+        key_blocks=blocks[1],
+        allowed=maybe(lambda: generator.random((batch, queries, keys)) < 0.7),
         query_segments=maybe(lambda: integers(queries, 2)),
         key_segments=maybe(lambda: integers(keys, 2)),
         query_positions=maybe(lambda: integers(queries, 8)),

@@ -21,6 +21,11 @@ DRAWN = {
         AttentionMask(causal=True, prefix=jnp.array([[True, True, False, False]])),
         "# # . .\n# # . .\n# # # .\n# # # #",
     ),
+    "blocks": (
+        AttentionMask(causal=True, query_blocks=ids(0, 1, 1, 0), key_blocks=ids(0, 1, 1, 0)),
+        "# . . .\n# # # .\n# # # .\n# # # #",
+    ),
+    "allowed": (AttentionMask(allowed=jnp.array([[[False, True], [True, True]]])), ". #\n# #"),
     "packed": (
         AttentionMask(ids(1, 1, 2, 0), ids(1, 1, 2, 0), causal=True),
         "# . . .\n# # . .\n. . # .\n. . . .",

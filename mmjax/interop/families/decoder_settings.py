@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmjax.core.errors import InputError
+from mmjax.interop.family import Place, decoder_places
 from mmjax.interop.settings import Setting, Tree, lookup
-from mmjax.models.decoders.config import DecoderConfig
+from mmjax.models.decoders.config import DecoderConfig, depth_plan
 from mmjax.ops.rope import RopeScaling
 
 
@@ -24,6 +25,12 @@ def canonical(config: DecoderConfig) -> DecoderConfig:
         rope_scaling=None if scaling is None or scaling.kind == "none" else scaling,
         windows=shortest_cycle([config.windows[layer % len(config.windows)] for layer in range(config.layers)]),
     )
+
+
+def shallow_places(config: DecoderConfig, prefix: str = "") -> dict[str, dict[int, Place]]:
+    """Where the layers of a decoder without cross-attention lie, below `prefix`."""
+    plan = depth_plan(config.layers, len(config.windows), None)
+    return {"layer": decoder_places(config.layers, plan.superblocks, plan.layers_per_superblock, prefix)}
 
 
 def tied(default: bool) -> Setting:

@@ -18,18 +18,14 @@ from mmjax.interop.families.decoder_settings import (
     one_window,
     query_scale,
     rope,
+    shallow_places,
     tied,
 )
 from mmjax.interop.families.rows import ACTIVATIONS, attention, from_heads, fused, linear, norm, qkv
-from mmjax.interop.family import Family, Place, Row, decoder_places
+from mmjax.interop.family import Family, Row
 from mmjax.interop.settings import Setting, agrees, fixed, named, only, same
-from mmjax.models.decoders.config import DecoderConfig, depth_plan
+from mmjax.models.decoders.config import DecoderConfig
 from mmjax.models.decoders.decoder import Decoder
-
-
-def _places(config: DecoderConfig) -> dict[str, dict[int, Place]]:
-    plan = depth_plan(config.layers, len(config.windows), None)
-    return {"layer": decoder_places(config.layers, plan.superblocks, plan.layers_per_superblock)}
 
 
 def _inputs(config: DecoderConfig) -> tuple:
@@ -49,7 +45,7 @@ def _family(model_type: str, architecture: str, defaults: dict[str, int], settin
         DecoderConfig,
         tuple(settings),
         tuple(rows),
-        _places,
+        shallow_places,
         lambda config, dtype: Decoder(config, None, dtype),
         _inputs,
         defaults=defaults,
@@ -63,7 +59,7 @@ QKV = qkv("{layer}/attention")
 
 LLAMA_ROWS = [
     Row("{base}embed_tokens.weight", "embedding"),
-    Row("lm_head.weight", "unembedding", tied_to="embedding"),
+    Row("{head}lm_head.weight", "unembedding", tied_to="embedding"),
     *norm("{base}norm", "final_norm"),
     *norm("{base}layers.{layer}.input_layernorm", "{layer}/attention_norm"),
     *attention("{base}layers.{layer}.self_attn", "{layer}/attention", "q_proj", "k_proj", "v_proj", "o_proj"),
@@ -79,7 +75,7 @@ SANDWICH_NORMS = [
     *norm("{base}layers.{layer}.pre_feedforward_layernorm", "{layer}/mlp_norm"),
     *norm("{base}layers.{layer}.post_feedforward_layernorm", "{layer}/mlp_post_norm"),
 ]
-LLAMA_BASE = {"bases": ("model.", ""), "ignored": (r".*rotary_emb\.inv_freq",)}
+LLAMA_BASE = {"spellings": ({"base": "model."}, {}), "ignored": (r".*rotary_emb\.inv_freq",)}
 
 
 def _llama_settings(*more: Setting, tie: bool = False, groups: int | None = None, width: int | None = None):
@@ -226,7 +222,7 @@ gpt2 = _family(
     [
         Row("{base}wte.weight", "embedding"),
         Row("{base}wpe.weight", "position_embedding"),
-        Row("lm_head.weight", "unembedding", tied_to="embedding"),
+        Row("{head}lm_head.weight", "unembedding", tied_to="embedding"),
         *norm("{base}ln_f", "final_norm"),
         *norm("{base}h.{layer}.ln_1", "{layer}/attention_norm"),
         *norm("{base}h.{layer}.ln_2", "{layer}/mlp_norm"),
@@ -235,7 +231,7 @@ gpt2 = _family(
         *linear("{base}h.{layer}.mlp.c_fc", "{layer}/mlp/up", "D M -> D M", "M -> M"),
         *linear("{base}h.{layer}.mlp.c_proj", "{layer}/mlp/down", "M D -> M D", "D -> D"),
     ],
-    bases=("transformer.", ""),
+    spellings=({"base": "transformer."}, {}),
     ignored=(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)",),
 )
 
@@ -260,7 +256,7 @@ gpt_neox = _family(
     ),
     [
         Row("{base}embed_in.weight", "embedding"),
-        Row("embed_out.weight", "unembedding", tied_to="embedding"),
+        Row("{head}embed_out.weight", "unembedding", tied_to="embedding"),
         *norm("{base}final_layer_norm", "final_norm"),
         *norm("{base}layers.{layer}.input_layernorm", "{layer}/attention_norm"),
         *norm("{base}layers.{layer}.post_attention_layernorm", "{layer}/mlp_norm"),
@@ -269,7 +265,7 @@ gpt_neox = _family(
         *linear("{base}layers.{layer}.mlp.dense_h_to_4h", "{layer}/mlp/up"),
         *linear("{base}layers.{layer}.mlp.dense_4h_to_h", "{layer}/mlp/down"),
     ],
-    bases=("gpt_neox.", ""),
+    spellings=({"base": "gpt_neox."}, {}),
     ignored=(r".*\.attention\.(bias|masked_bias)", r".*rotary_emb\.inv_freq"),
 )
 
@@ -297,7 +293,7 @@ opt = _family(
     [
         Row("{base}embed_tokens.weight", "embedding"),
         Row("{base}embed_positions.weight", "position_embedding"),
-        Row("lm_head.weight", "unembedding", tied_to="embedding"),
+        Row("{head}lm_head.weight", "unembedding", tied_to="embedding"),
         *norm("{base}final_layer_norm", "final_norm"),
         *norm("{base}layers.{layer}.self_attn_layer_norm", "{layer}/attention_norm"),
         *norm("{base}layers.{layer}.final_layer_norm", "{layer}/mlp_norm"),
@@ -305,7 +301,7 @@ opt = _family(
         *linear("{base}layers.{layer}.fc1", "{layer}/mlp/up"),
         *linear("{base}layers.{layer}.fc2", "{layer}/mlp/down"),
     ],
-    bases=("model.decoder.", "decoder."),
+    spellings=({"base": "model.decoder."}, {"base": "decoder."}),
 )
 
 mpt = _family(
@@ -336,7 +332,7 @@ mpt = _family(
     ),
     [
         Row("{base}wte.weight", "embedding"),
-        Row("lm_head.weight", "unembedding", tied_to="embedding"),
+        Row("{head}lm_head.weight", "unembedding", tied_to="embedding"),
         *norm("{base}norm_f", "final_norm"),
         *norm("{base}blocks.{layer}.norm_1", "{layer}/attention_norm"),
         *norm("{base}blocks.{layer}.norm_2", "{layer}/mlp_norm"),
@@ -347,7 +343,7 @@ mpt = _family(
         *linear("{base}blocks.{layer}.ffn.up_proj", "{layer}/mlp/up"),
         *linear("{base}blocks.{layer}.ffn.down_proj", "{layer}/mlp/down"),
     ],
-    bases=("transformer.", ""),
+    spellings=({"base": "transformer."}, {}),
 )
 
 DECODERS = (llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3, gpt2, gpt_neox, opt, mpt)

@@ -89,8 +89,9 @@ def _bert_like_rows(first_norm: str, second_norm: str) -> list[Row]:
 _CLASS_POOLED = fixed(class_token=True, class_position=True, pool="class")
 
 
-def _detect_vit(shapes, base: str) -> dict[str, Any]:
+def _detect_vit(shapes, spelling) -> dict[str, Any]:
     """The mask token, and a pooler or a classifier, are there or not; config.json does not say."""
+    base = spelling.get("base", "")
     found = {"mask_token": f"{base}embeddings.mask_token" in shapes}
     if "classifier.weight" in shapes:
         return found | {"projection": shapes["classifier.weight"][0], "projection_bias": True}
@@ -129,7 +130,7 @@ vit = _family(
         *(row.only_where(projection_activation="tanh") for row in linear("{base}pooler.dense", "projection")),
         *(row.only_where(projection_activation="none") for row in linear("classifier", "projection")),
     ],
-    bases=("vit.", ""),
+    spellings=({"base": "vit."}, {}),
     detect=_detect_vit,
     detected=("mask_token", "projection", "projection_bias", "projection_activation"),
 )
@@ -193,8 +194,8 @@ def _dinov2(model_type: str, architecture: str, patch_size: int, *more: Setting)
             eps=1e-6,
         ),
         _DINOV2_ROWS,
-        bases=(f"{model_type}.", ""),
-        detect=lambda shapes, base: {"mask_token": f"{base}embeddings.mask_token" in shapes},
+        spellings=({"base": f"{model_type}."}, {}),
+        detect=lambda shapes, spelling: {"mask_token": f"{spelling.get('base', '')}embeddings.mask_token" in shapes},
         detected=("mask_token",),
     )
 
@@ -220,10 +221,10 @@ _TOWER_ROWS = [
     *linear("{base}encoder.layers.{layer}.mlp.fc1", "{layer}/mlp/up"),
     *linear("{base}encoder.layers.{layer}.mlp.fc2", "{layer}/mlp/down"),
 ]
-_TOWER = {"bases": ("vision_model.", ""), "ignored": (r".*embeddings\.position_ids",)}
+_TOWER = {"spellings": ({"base": "vision_model."}, {}), "ignored": (r".*embeddings\.position_ids",)}
 
 
-def _detect_clip(shapes, base: str) -> dict[str, Any]:
+def _detect_clip(shapes, spelling) -> dict[str, Any]:
     return {"projection": shapes["visual_projection.weight"][0]} if "visual_projection.weight" in shapes else {}
 
 

@@ -26,6 +26,10 @@ class DecoderConfig:
     qk_norm: see `AttentionConfig`.  attention_scale: None is head_width ** -0.5.
     embedding_scale: embeddings are multiplied by sqrt(width) (Gemma).
     embedding_init: standard deviation that the embeddings start with.
+    embedding_norm: a norm between the embeddings and the first layer (BERT).
+    token_types: rows of a table that is added to the embeddings (BERT).
+    causal: False lets every token see all of its segment, before and after it (an encoder).
+    final_norm: a norm after the last layer.
     parallel_residual: attention and feed-forward read the same input (GPT-NeoX).
     remat: what the backward pass computes again: "none", "dots" (all but matrix products with weights), "full".
     """
@@ -63,6 +67,10 @@ class DecoderConfig:
     tied_embeddings: bool = True
     embedding_scale: bool = False
     embedding_init: float = 0.02
+    embedding_norm: bool = False
+    token_types: int = 0
+    causal: bool = True
+    final_norm: bool = True
     parallel_residual: bool = False
     remat: Literal["none", "dots", "full"] = "none"
 
@@ -109,10 +117,12 @@ class DepthPlan:
     tail_layers: int
 
 
-def depth_plan(layers: int, windows: int, cross_every: int | None) -> DepthPlan:
+def depth_plan(layers: int, windows: int, cross_every: int | None, regular: bool = True) -> DepthPlan:
     """Superblocks hold a whole number of window cycles (`windows` long) and of cross-attention strides.
 
-    Where one such superblock is longer than the model, every layer is in the tail.
+    Where one such superblock is longer than the model, or nothing repeats (not `regular`), every layer is in the tail.
     """
+    if not regular:
+        return DepthPlan(0, layers, layers)
     size = math.lcm(windows, cross_every or 1)
     return DepthPlan(layers // size, size, layers % size)

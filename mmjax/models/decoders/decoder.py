@@ -8,6 +8,7 @@ is in `tail/...`. Program size does not grow with depth.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.core.arrays import Array, Float, Int
+from mmjax.core.arrays import Array, Bool, Float, Int
 from mmjax.core.errors import ConfigError
 from mmjax.layers.attention import Attention, KeyValue
 from mmjax.layers.linear import Norm
@@ -37,6 +38,14 @@ class Media:
 
     features: Float[Array, "B S E"] | None
     segments: Int[Array, "B S"]
+
+
+@flax.struct.dataclass
+class Inline:
+    """Features that stand in the text itself: where `index` is s > 0, the s-th of them takes the token's place."""
+
+    features: Float[Array, "B S D"]
+    index: Int[Array, "B T"]
 
 
 @flax.struct.dataclass
@@ -139,7 +148,10 @@ class DecoderBlock(nn.Module):
 
 
 class Superblock(nn.Module):
-    """`layers` self-attention blocks, with a cross-attention block before every `cross.every`-th of them."""
+    """`layers` self-attention blocks, with cross-attention blocks before some of them.
+
+    Every block's output is kept in the collection "hidden" for a caller that asks for it.
+    """
 
     config: DecoderConfig
     cross: GatedCrossAttentionConfig | None
@@ -149,17 +161,15 @@ class Superblock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], cache: dict | None, context: Any) -> tuple[Any, dict | None]:
         new = {}
-        for layer in range(self.layers):
-            if self.cross is not None and layer % self.cross.every == 0:
-                name = f"cross_{layer}"
+        for name in block_names(self.cross, self.layers):
+            kept = None if cache is None else cache[name]
+            if name.startswith("cross_"):
                 block = GatedCrossAttention(self.cross, self.dtype, name=name)
-                x, pair = block(x, context.media, context.media_mask, None if cache is None else cache[name])
-                new[name] = pair
-            name = f"self_{layer}"
-            window = self.config.windows[layer % len(self.config.windows)]
-            x, new[name] = DecoderBlock(self.config, window, self.dtype, name=name)(
-                x, context, None if cache is None else cache[name]
-            )
+                x, new[name] = block(x, context.media, context.media_mask, kept)
+            else:
+                window = self.config.windows[int(name.removeprefix("self_")) % len(self.config.windows)]
+                x, new[name] = DecoderBlock(self.config, window, self.dtype, name=name)(x, context, kept)
+            self.sow("hidden", f"{name}_output", x)
         return x, None if cache is None else new
 
 
@@ -173,7 +183,7 @@ class Decoder(nn.Module):
     @property
     def plan(self) -> DepthPlan:
         """How the depth is cut."""
-        return depth_plan(self.config.layers, len(self.config.windows), self.cross.every if self.cross else None)
+        return plan_depth(self.config, self.cross)
 
     @nn.compact
     def __call__(
@@ -184,42 +194,73 @@ class Decoder(nn.Module):
         *,
         media: Media | None = None,
         media_index: Int[Array, "B T"] | None = None,
+        media_allowed: Bool[Array, "B T S"] | None = None,
+        inline: Inline | None = None,
+        token_types: Int[Array, "B T"] | None = None,
         prefix: Any = None,
+        blocks: Int[Array, "B T"] | None = None,
+        query_segments: Int[Array, "B T"] | None = None,
         cache: DecoderCache | None = None,
         write_index: Int[Array, "B T"] | None = None,
     ) -> DecoderOutput:
         """Hidden states of `tokens`; segment 0 is padding.
 
-        `prefix [B,T]` marks keys that all of their segment may see. With a `cache`, keys and values go to
-        the places `write_index [B,T]`, and the tokens attend to the whole cache.
+        Padding sees nothing, unless `query_segments` say which segment each token looks at. Which media a token looks
+        at is said by `media_index`, or spelt out by `media_allowed`. `prefix [B,T]` marks keys that all of their
+        segment may see, tokens of one of the `blocks [B,T]` see each other. With a `cache`, keys and values go to the
+        places `write_index [B,T]`, and the tokens attend to the whole cache.
         """
         config = self.config
         if (self.cross is None) != (media is None):
             raise ConfigError("a decoder with cross-attention needs media, and one without takes none")
         table, unembedding = self._embeddings()
-        x = jnp.take(constrain(table.astype(self.dtype), "vocab", None), tokens, axis=0)
-        if config.embedding_scale:
-            x = x * jnp.asarray(config.width**0.5, self.dtype)
-        if config.positions == "learned":
-            x = x + self._learned_positions(positions)
-        x = constrain(x, "batch", "length", "embed")
-        mask = AttentionMask(query_segments=segment_ids, key_segments=segment_ids, prefix=prefix, causal=True)
+        x = self._embed(table, tokens, positions, token_types, inline)
+        self.sow("hidden", "embeddings", x)
+        mask = AttentionMask(
+            query_segments=segment_ids if query_segments is None else query_segments,
+            key_segments=segment_ids,
+            prefix=prefix,
+            query_blocks=blocks,
+            key_blocks=blocks,
+            causal=config.causal,
+        )
         if cache is not None:
-            rows = jnp.arange(tokens.shape[0])[:, None]
-            mask = dataclasses.replace(
-                mask,
-                key_segments=cache.segments.at[rows, write_index].set(segment_ids),
-                query_positions=positions,
-                key_positions=cache.positions.at[rows, write_index].set(positions),
-            )
+            mask = _over_cache(mask, cache, positions, segment_ids, write_index)
         media_mask = None
-        if media is not None:
+        if media is not None and media_allowed is not None:
+            media_mask = AttentionMask(allowed=media_allowed)
+        elif media is not None:
             media_mask = AttentionMask(query_segments=media_index, key_segments=media.segments, causal=False)
         context = _Context(positions, mask, write_index, media.features if media else None, media_mask)
         x, blocks, tail = self._layers(x, context, cache)
-        x = Norm(config.norm, config.norm_eps, config.norm_offset, config.norm_bias, name="final_norm")(x)
+        if config.final_norm:
+            x = self._norm("final_norm")(x)
         new_cache = None if cache is None else DecoderCache(blocks, tail, mask.key_positions, mask.key_segments)
         return DecoderOutput(x, unembedding, new_cache, config.logits_softcap)
+
+    def _norm(self, name):
+        config = self.config
+        return Norm(config.norm, config.norm_eps, config.norm_offset, config.norm_bias, name=name)
+
+    def _embed(self, table, tokens, positions, token_types, inline):
+        config = self.config
+        x = jnp.take(constrain(table.astype(self.dtype), "vocab", None), tokens, axis=0)
+        if config.embedding_scale:
+            x = x * jnp.asarray(config.width**0.5, self.dtype)
+        if inline is not None:
+            rows = jnp.arange(tokens.shape[0])[:, None]
+            there = inline.features.astype(self.dtype)[rows, jnp.maximum(inline.index - 1, 0)]
+            x = jnp.where((inline.index > 0)[:, :, None], there, x)
+        if config.token_types:
+            kinds = self._table("token_type_embedding", config.token_types)
+            chosen = jnp.zeros_like(tokens) if token_types is None else token_types
+            x = x + jnp.take(kinds, chosen, axis=0)
+        if config.positions == "learned":
+            rows = self._table("position_embedding", config.max_length + config.position_offset)
+            x = x + jnp.take(rows, positions + config.position_offset, axis=0)
+        if config.embedding_norm:
+            x = self._norm("embedding_norm")(x)
+        return constrain(x, "batch", "length", "embed")
 
     def _embeddings(self):
         config = self.config
@@ -228,12 +269,9 @@ class Decoder(nn.Module):
         table = self.param("embedding", init, shape, jnp.float32)
         return table, table if config.tied_embeddings else self.param("unembedding", init, shape, jnp.float32)
 
-    def _learned_positions(self, positions):
-        config = self.config
+    def _table(self, name, rows):
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed"))
-        shape = (config.max_length + config.position_offset, config.width)
-        table = self.param("position_embedding", init, shape, jnp.float32)
-        return jnp.take(table.astype(self.dtype), positions + config.position_offset, axis=0)
+        return self.param(name, init, (rows, self.config.width), jnp.float32).astype(self.dtype)
 
     def _layers(self, x, context, cache):
         plan = self.plan
@@ -244,7 +282,7 @@ class Decoder(nn.Module):
         if plan.superblocks:
             scanned = nn.scan(
                 block,
-                variable_axes={"params": 0, "attention": 0},
+                variable_axes={"params": 0, "attention": 0, "hidden": 0},
                 split_rngs={"params": True},
                 in_axes=(0, nn.broadcast),
                 out_axes=0,
@@ -259,6 +297,55 @@ class Decoder(nn.Module):
         return x, blocks, tail
 
 
+def plan_depth(config: DecoderConfig, cross: GatedCrossAttentionConfig | None) -> DepthPlan:
+    """How the depth of a decoder is cut."""
+    return depth_plan(
+        config.layers, len(config.windows), cross.every if cross else None, cross is None or cross.before is None
+    )
+
+
+def block_names(cross: GatedCrossAttentionConfig | None, layers: int) -> list[str]:
+    """The blocks of `layers` layers of a superblock or tail, in order: `cross_i` stands before `self_i`."""
+    slots = cross.slots(layers) if cross is not None else ()
+    names = []
+    for layer in range(layers + 1):
+        names += [f"cross_{layer}"] if layer in slots else []
+        names += [f"self_{layer}"] if layer < layers else []
+    return names
+
+
+def layer_outputs(
+    config: DecoderConfig, cross: GatedCrossAttentionConfig | None, hidden: Mapping[str, Any]
+) -> list[tuple[str, Float[Array, "B T D"]]]:
+    """The embeddings and every block's output, in order, with their names, from the decoder's collection "hidden"."""
+    plan, outputs = plan_depth(config, cross), [("embeddings", hidden["embeddings"][0])]
+    for block in range(plan.superblocks):
+        names = block_names(cross, plan.layers_per_superblock)
+        outputs += [(name, hidden["layers"][f"{name}_output"][0][block]) for name in names]
+    if plan.tail_layers:
+        names = block_names(cross, plan.tail_layers)
+        outputs += [(name, hidden["tail"][f"{name}_output"][0]) for name in names]
+    return outputs
+
+
+def _over_cache(mask, cache, positions, segment_ids, write_index):
+    """The mask of tokens that attend to all that the cache holds once they are written into it."""
+    rows = jnp.arange(positions.shape[0])[:, None]
+
+    def in_cache(rule):
+        nothing = None if rule is None else jnp.zeros(cache.segments.shape, rule.dtype)
+        return None if rule is None else nothing.at[rows, write_index].set(rule)
+
+    return dataclasses.replace(
+        mask,
+        key_segments=cache.segments.at[rows, write_index].set(segment_ids),
+        query_positions=positions,
+        key_positions=cache.positions.at[rows, write_index].set(positions),
+        prefix=in_cache(mask.prefix),
+        key_blocks=in_cache(mask.key_blocks),
+    )
+
+
 def empty_cache(
     config: DecoderConfig,
     cross: GatedCrossAttentionConfig | None,
@@ -269,19 +356,19 @@ def empty_cache(
     dtype: Any = jnp.float32,
 ) -> DecoderCache:
     """A cache of `length` places for text, and of `media_length` for media, in which nothing stands yet."""
-    plan = depth_plan(config.layers, len(config.windows), cross.every if cross else None)
+    plan = plan_depth(config, cross)
 
     def pair(leading, places, attention):
         shape = (*leading, batch, places, attention.groups, attention.head_width)
         return KeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
     def block(leading, layers):
-        caches = {f"self_{i}": pair(leading, length, config.attention) for i in range(layers)}
-        if cross is not None:
-            caches |= {
-                f"cross_{i}": pair(leading, media_length, cross.attention) for i in range(0, layers, cross.every)
-            }
-        return caches
+        return {
+            name: pair(leading, media_length, cross.attention)
+            if name.startswith("cross_")
+            else pair(leading, length, config.attention)
+            for name in block_names(cross, layers)
+        }
 
     blocks = block((plan.superblocks,), plan.layers_per_superblock) if plan.superblocks else {}
     tail = block((), plan.tail_layers) if plan.tail_layers else {}

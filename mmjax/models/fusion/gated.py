@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.core.arrays import Array, Float
+from mmjax.core.errors import ConfigError
 from mmjax.layers.attention import Attention, AttentionConfig, KeyValue
 from mmjax.layers.linear import Norm
 from mmjax.layers.mlp import MLP, Activation
@@ -18,8 +19,12 @@ from mmjax.parallel.sharding import constrain
 
 @dataclasses.dataclass(frozen=True)
 class GatedCrossAttentionConfig:
-    """A block placed before every `every`-th decoder layer.
+    """Blocks before the decoder's layers `offset`, `offset + every`, and so on.
 
+    before: instead, the layers that have a block before them; the decoder's depth stands for its end. Where they do not
+      repeat, the depth is not scanned.
+    qk_norm of the attention, RMS norms, and the two below are Mllama's.
+    mlp_skips_unseen: a token that sees no image gets nothing from the feed-forward either.
     `gate_init` is the value inside the tanh: 0 leaves a pre-trained language model as it was on the first step; a
     model trained from nothing learns faster from about 0.5.
     """
@@ -27,12 +32,23 @@ class GatedCrossAttentionConfig:
     attention: AttentionConfig
     mlp_width: int
     every: int = 1
+    offset: int = 0
+    before: tuple[int, ...] | None = None
     activation: Activation = "squared_relu"
     mlp_gated: bool = False
     norm: Literal["rms", "layer"] = "layer"
     norm_eps: float = 1e-5
     gate_init: float = 0.0
     gate_shape: Literal["scalar", "channel"] = "scalar"
+    mlp_skips_unseen: bool = False
+
+    def __post_init__(self):
+        if not 0 <= self.offset < self.every:
+            raise ConfigError(f"offset must be from 0 to {self.every - 1} (every - 1), not {self.offset}")
+
+    def slots(self, layers: int) -> tuple[int, ...]:
+        """Of `layers` decoder layers, from a superblock's start on, those with a block before them."""
+        return tuple(range(self.offset, layers, self.every)) if self.before is None else self.before
 
 
 class GatedCrossAttention(nn.Module):
@@ -61,6 +77,9 @@ class GatedCrossAttention(nn.Module):
         x = x + self._gate("attention_gate", x) * y
         y = Norm(config.norm, config.norm_eps, name="mlp_norm")(x)
         y = MLP(config.mlp_width, config.activation, config.mlp_gated, dtype=self.dtype, name="mlp")(y)
+        if config.mlp_skips_unseen:
+            seen = jnp.any(mask.dense(x.shape[1], pair.key.shape[1]), axis=-1)
+            y = jnp.where(seen[:, :, None], y, jnp.zeros((), y.dtype))
         x = x + self._gate("mlp_gate", x) * y
         return constrain(x, "batch", "length", "embed"), pair
 

@@ -1,0 +1,1 @@
+"""Floor 5: the parity certificate. An outside checkpoint, run here, against what its reference computed."""
