@@ -92,3 +92,6 @@ def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 VARIANTS = {"tiny": _tiny}
+
+
+VARIANTS = {"tiny": _tiny}

@@ -42,14 +42,33 @@ def finish_checksums(started: Mapping[str, Shaped[Array, "2"]]) -> dict[str, str
 
 def host_checksum(array: Shaped[np.ndarray, "..."]) -> str:
     """The same checksum of an array in host memory, without a device."""
-    array = np.ascontiguousarray(array).reshape(-1)
-    words = array.view(np.dtype(f"u{min(array.dtype.itemsize, 4)}"))
-    lanes = np.zeros(2, np.uint32)
-    for start in range(0, words.size, _CHUNK):
-        chunk = words[start : start + _CHUNK].astype(np.uint32)
-        positions = np.arange(start, start + chunk.size, dtype=np.uint64).astype(np.uint32)
-        lanes += np.array([lane.sum(dtype=np.uint32) for lane in _lanes(chunk, positions)])
-    return _digits(*lanes)
+    checksum = HostChecksum()
+    checksum.add(array, 0)
+    return checksum.digits()
+
+
+class HostChecksum:
+    """The checksum of an array whose pieces come one after the other, in any order. `elements` counts what has come."""
+
+    def __init__(self):
+        self.elements = 0
+        self._lanes = np.zeros(2, np.uint32)
+
+    def add(self, piece: Shaped[np.ndarray, "..."], first: int) -> None:
+        """Adds a piece whose elements lie side by side in the array, in row-major order, from number `first` on."""
+        piece = np.ascontiguousarray(piece).reshape(-1)
+        words = piece.view(np.dtype(f"u{min(piece.dtype.itemsize, 4)}"))
+        before = first * (words.size // piece.size) if piece.size else 0
+        for start in range(0, words.size, _CHUNK):
+            chunk = words[start : start + _CHUNK].astype(np.uint32)
+            place = before + start
+            positions = np.arange(place, place + chunk.size, dtype=np.uint64).astype(np.uint32)
+            self._lanes += np.array([lane.sum(dtype=np.uint32) for lane in _lanes(chunk, positions)])
+        self.elements += piece.size
+
+    def digits(self) -> str:
+        """16 hexadecimal digits."""
+        return _digits(*self._lanes)
 
 
 @jax.jit

@@ -56,7 +56,7 @@ def read_arrays(path: epath.Path, like: Mapping[str, jax.ShapeDtypeStruct]) -> d
         if not leaf.size
     }
     for names in _batches(like):
-        stored = _open_all(path, {name: like[name] for name in names})
+        stored = open_leaves(path, {name: like[name] for name in names})
         started = {name: _start_read(stored[name], like[name].sharding) for name in names}
         for name in names:
             shards = {index: _result(name, read) for index, read in started.pop(name).items()}
@@ -72,16 +72,21 @@ def read_host(path: epath.Path, like: Mapping[str, Any]) -> Iterator[tuple[str, 
     """
     yield from ((name, np.zeros(leaf.shape, leaf.dtype)) for name, leaf in like.items() if not leaf.size)
     for names in _batches(like):
-        stored = _open_all(path, {name: like[name] for name in names})
+        stored = open_leaves(path, {name: like[name] for name in names})
         started = {name: stored[name].read() for name in names}
         for name in names:
             yield name, _result(name, started.pop(name))
 
 
-def _open_all(path, like):
+def open_leaves(path: epath.Path, like: Mapping[str, Any]) -> dict[str, tensorstore.TensorStore]:
+    """Opens leaves to be read, whole or in slices.
+
+    Raises:
+      CheckpointError: a leaf cannot be opened, or is not of the shape and dtype that `like` says; it is named.
+    """
     # One context with room for the database's index, so that it is read once for all leaves.
     context = tensorstore.Context({"cache_pool#index": {"total_bytes_limit": 100_000_000}})
-    opening = {name: tensorstore.open(_spec(path, name), context=context, open=True, read=True) for name in like}
+    opening = {name: tensorstore.open(array_spec(path, name), context=context, open=True, read=True) for name in like}
     stored = {name: _result(name, store) for name, store in opening.items()}
     for name, store in stored.items():
         if store.shape != like[name].shape or store.dtype.numpy_dtype != like[name].dtype:
@@ -89,7 +94,8 @@ def _open_all(path, like):
     return stored
 
 
-def _spec(path, name):
+def array_spec(path: epath.Path, name: str) -> dict[str, Any]:
+    """Where TensorStore finds a leaf of a step."""
     folder = f"{path / _STATE}/"
     base = folder if "://" in folder else {"driver": "file", "path": folder}
     kvstore = {"driver": "ocdbt", "base": base, "path": f"{name}/", "cache_pool": "cache_pool#index"}

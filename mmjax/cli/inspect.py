@@ -88,7 +88,7 @@ def _of_outside(path):
     return {
         "path": str(path),
         "family": found.family.model_type,
-        "architecture": found.origin.config.get("architectures", [found.family.architecture])[0],
+        "architecture": (found.origin.config.get("architectures") or [found.family.architecture])[0],
         **summarise(stored, _PARTS),
         "model": to_tree(found.config),
         "tensors": tensors,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import keyword
 import logging
 import os
 import platform
@@ -20,6 +21,8 @@ VERBS = {
     "generate": "continue a prompt of pictures and text",
     "report": "write a run's report page",
     "inspect": "what a run, a checkpoint or a configuration holds",
+    "import": "take an outside checkpoint in",
+    "export": "give a checkpoint back in an outside layout",
     "parity": "prove an outside checkpoint against its reference",
     "data": "look at the rows of a configuration: show, ids",
 }
@@ -87,7 +90,7 @@ def _add_verbs(parser: argparse.ArgumentParser, called: str | None) -> argparse.
     for verb, summary in VERBS.items():
         child = verbs.add_parser(verb, help=summary, add_help=verb == called)
         if verb == called:
-            module = importlib.import_module(f"mmjax.cli.{verb}")
+            module = importlib.import_module(f"mmjax.cli.{verb}{'_' * keyword.iskeyword(verb)}")
             child.description, child.formatter_class = module.__doc__, argparse.RawDescriptionHelpFormatter
             module.add_arguments(child)
             child.add_argument(

@@ -22,6 +22,8 @@ from mmjax.core.errors import InputError
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.parity.certificate import Certificate, certify
 
+_SHOWN = 5  # gradients that fail, of what may be hundreds
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `mmjax parity`."""
@@ -103,10 +105,15 @@ def _table(certificate: Certificate) -> str:
 
 
 def _summed(results):
-    """Gradients that pass are one row, the worst of them; every other row is shown."""
+    """Of the gradients the worst few that fail, and one row for all of them; every other row is shown."""
     gradients = [result for result in results if result.call == "gradient" and result.problem is None]
-    rest = [result for result in results if result.call != "gradient" or not result.passed or result.problem]
+    rest = [result for result in results if result not in gradients]
     if not gradients:
         return rest
-    worst = max(gradients, key=lambda result: result.relative or 0.0)
-    return [*rest, dataclasses.replace(worst, output=f"worst of {len(gradients)}: {worst.output}")]
+    gradients.sort(key=lambda result: result.relative, reverse=True)
+    failed = [result for result in gradients if not result.passed]
+    return [
+        *rest,
+        *failed[1:_SHOWN],
+        dataclasses.replace(gradients[0], output=f"worst of {len(gradients)}: {gradients[0].output}"),
+    ]

@@ -54,7 +54,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _attention(loaded: LoadedRun) -> list[AttentionMap]:
-    """Maps of answers in rows of held-out examples, laid out as the rows of training are."""
+    """Maps of answers in rows of held-out examples, laid out as the rows of training are; a resampler is needed."""
+    if loaded.model.config.resampler is None:
+        return []
     data = held_out(loaded.config.data)
     stream = BatchStream(data, loaded.tokenizer, batch_size=ROWS, seed=loaded.config.seed, workers=0)
     batch = stream.read(0).batch

@@ -32,22 +32,56 @@ def load_image(
       DataError: of kind "missing", "not_an_image", "too_large" (more than `max_pixels`, found before decoding),
         "truncated" or "corrupt".
     """
-    what = "a picture" if isinstance(source, bytes) else os.fspath(source)
-    with _open(source, what) as image:
-        if image.width * image.height > max_pixels:
-            raise DataError(
-                f"{what} has {image.width} x {image.height} pixels, more than the limit of {max_pixels}",
-                kind="too_large",
-            )
+    what = _name(source)
+    with _open(source, what, max_pixels) as image:
         try:
             image.draft("RGB", (size, size) if fit != "pad" else _inside(image.size, size))
             image = _to_rgb(ImageOps.exif_transpose(image))
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
+        except _UNDECODABLE as error:
             raise _broken(what, error) from None
         return np.array(_fit(image, size, fit))
 
 
-def _open(source, what):
+def decode_image(source: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decodes a picture at its full size and in its own mode (grey, palette, ...); the EXIF rotation is applied.
+
+    Raises:
+      DataError: as `load_image`.
+    """
+    what = _name(source)
+    with _open(source, what, max_pixels) as image:
+        try:
+            return ImageOps.exif_transpose(image)
+        except _UNDECODABLE as error:
+            raise _broken(what, error) from None
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A picture of 16 bits a pixel (or of 32 that hold 16) by its high bytes; any other as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    levels = np.clip(np.asarray(image, np.int64), 0, 65535) >> 8
+    return Image.fromarray(levels.astype(np.uint8))
+
+
+_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError)
+
+
+def _name(source):
+    return "a picture" if isinstance(source, bytes) else os.fspath(source)
+
+
+def _open(source, what, max_pixels):
+    image = _open_any_size(source, what)
+    if image.width * image.height > max_pixels:
+        image.close()
+        raise DataError(
+            f"{what} has {image.width} x {image.height} pixels, more than the limit of {max_pixels}", kind="too_large"
+        )
+    return image
+
+
+def _open_any_size(source, what):
     try:
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -69,9 +103,7 @@ def _broken(what, error):
 
 def _to_rgb(image):
     image.load()
-    if image.mode.startswith("I"):  # 16 bits a pixel, or 32 that hold 16
-        levels = np.clip(np.asarray(image, np.int64), 0, 65535) >> 8
-        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    image = eight_bits(image)
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers of an unknown range")
     if image.has_transparency_data:

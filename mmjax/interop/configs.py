@@ -45,7 +45,11 @@ def write_config(family: Family, config: Any, base: Tree) -> dict[str, Any]:
         again = _meaning(family, read_config(family, json.loads(json.dumps(outside))))
     except InputError as error:
         raise InputError(f"this config cannot be written in the {family.model_type} layout: {error}") from None
-    lost = [f"{name}={ours[name]!r} (would become {again[name]!r})" for name in ours if ours[name] != again[name]]
+    lost = [
+        f"{name}={value!r} (would become {again.get(name)!r})"
+        for name, value in ours.items()
+        if value != again.get(name)
+    ]
     if lost:
         raise InputError(f"this config cannot be written in the {family.model_type} layout: {', '.join(lost)}")
     return outside
@@ -60,11 +64,11 @@ def _written(family: Family, config: Any, base: Tree) -> dict[str, Any]:
     outside = copy.deepcopy(dict(base))
     for part in family.parts:
         own = _written(part.family, getattr(config, part.field), part.config_in(base))
-        if part.key:
+        if part.apart(base):
             own.setdefault("model_type", part.family.model_type)
             _insert(outside, part.key, own)
         else:
-            outside |= own
+            outside |= {key: value for key, value in own.items() if key not in base or base[key] != value}
     try:
         before = read_config(family, base) if base else None
     except InputError:
@@ -86,7 +90,7 @@ def _agree(family: Family, setting: Setting, known: Tree, before: Any, now: Any)
         if field in parts:
             pair = [parts[field].family.canonical(config) for config in pair]
         if isinstance(value, Mapping):
-            pair = [[getattr(config, inner) for inner in value] for config in pair]
+            pair = [[getattr(config, inner, None) for inner in value] for config in pair]
         if pair[0] != pair[1]:
             return False
     return True
@@ -102,8 +106,16 @@ def _meaning(family: Family, config: Any) -> dict[str, Any]:
         if field.name in parts:
             said |= {f"{field.name}.{inner}": v for inner, v in _meaning(parts[field.name], value).items()}
         elif field.name not in family.not_exported:
-            said[field.name] = value
+            said |= _spelt_out(field.name, value)
     return said
+
+
+def _spelt_out(name: str, value: Any) -> dict[str, Any]:
+    """A value by its name; a config within a config field by field."""
+    if not dataclasses.is_dataclass(value):
+        return {name: value}
+    fields = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return {key: v for field, inner in fields for key, v in _spelt_out(f"{name}.{field}", inner).items()}
 
 
 def _merge(fields: dict[str, Any], more: Mapping[str, Any]) -> None:

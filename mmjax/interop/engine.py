@@ -7,7 +7,7 @@ import functools
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from mmjax.core.progress import progress_bar
 from mmjax.interop.configs import read_config, write_config
 from mmjax.interop.families import FAMILIES
 from mmjax.interop.family import Family, Spelling
-from mmjax.interop.layout import Entry, Layout, choose_spelling, lay_out
+from mmjax.interop.layout import Entry, Layout, Piece, choose_spelling, lay_out
 from mmjax.interop.tensors import DTYPES, StoredTensor, open_folder, write_folder
+from mmjax.interop.transforms import contiguous
 from mmjax.parallel.sharding import parameter_shardings
 
 # Files that go along with weights and are not changed by us.
@@ -104,8 +105,8 @@ def inspect(folder: str | Path) -> Inspection:
     detected = family.all_detected({name: tensor.shape for name, tensor in tensors.items()}, spelling)
     config = read_config(family, outside, detected)
     layout = lay_out(family, config, spelling)
-    ignored = family.all_ignored()
-    tensors = {name: t for name, t in tensors.items() if not any(re.fullmatch(pattern, name) for pattern in ignored)}
+    ignored = re.compile("|".join(f"(?:{pattern})" for pattern in family.all_ignored()) or r"(?!)")
+    tensors = {name: t for name, t in tensors.items() if name in layout.entries or not ignored.fullmatch(name)}
     _check(folder, layout, tensors)
     origin = Origin(folder, outside, spelling, {name: tensor.dtype for name, tensor in tensors.items()})
     return Inspection(family, config, origin, layout, tensors)
@@ -153,19 +154,32 @@ def load(folder: str | Path, *, mesh: Mesh | None = None, dtype: Any = jnp.float
     if mesh is not None:
         shardings = parameter_shardings(plan.layout.shapes, plan.layout.axes, mesh)
     parameters: dict[str, Array] = {}
+    for piece, part in read_pieces(plan):
+        shape = plan.layout.shapes[piece.path].shape
+        parameters[piece.path] = _placed(
+            parameters.get(piece.path), part, piece.index, shape, shardings[piece.path], dtype
+        )
+    return Pretrained(plan.family, plan.config, {path: parameters[path] for path in plan.layout.shapes}, plan.origin)
+
+
+def read_pieces(plan: Inspection) -> Iterator[tuple[Piece, Shaped[np.ndarray, "..."]]]:
+    """The parameters, or layers of them, tensor by tensor; the host holds one tensor at a time.
+
+    Raises:
+      CheckpointError: a tied tensor differs from what it is tied to.
+    """
     stored = [plan.layout.entries[name] for name in plan.tensors]
+    ties: dict[str, list[Entry]] = {}
+    for entry in stored:
+        if entry.tied:
+            ties.setdefault(entry.pieces[0].path, []).append(entry)
     for entry in progress_bar([entry for entry in stored if not entry.tied], what="import", unit="tensor"):
         tensor = plan.tensors[entry.name].read()
         parts = entry.transform.to_inside(tensor, [piece.shape for piece in entry.pieces])
         for piece, part in zip(entry.pieces, parts, strict=True):
-            shape = plan.layout.shapes[piece.path].shape
-            parameters[piece.path] = _placed(
-                parameters.get(piece.path), part, piece.index, shape, shardings[piece.path], dtype
-            )
-    for entry in stored:
-        if entry.tied:
-            _check_tied(entry, plan.tensors[entry.name].read(), parameters, dtype)
-    return Pretrained(plan.family, plan.config, {path: parameters[path] for path in plan.layout.shapes}, plan.origin)
+            for tie in ties.get(piece.path, ()):
+                _check_tied(tie, plan.tensors[tie.name].read(), part)
+            yield piece, contiguous(part)
 
 
 def _placed(buffer, part: np.ndarray, index, shape, sharding, dtype) -> Array:
@@ -191,10 +205,8 @@ def _insert(buffer, piece, index):
     return jax.lax.dynamic_update_index_in_dim(buffer, piece.astype(buffer.dtype), index, 0)
 
 
-def _check_tied(entry: Entry, tensor: np.ndarray, parameters: Mapping[str, Array], dtype) -> None:
-    piece = entry.pieces[0]
-    expected = entry.transform.to_outside([np.asarray(parameters[piece.path])])
-    if not np.array_equal(tensor.astype(dtype), expected):
+def _check_tied(entry: Entry, tensor: np.ndarray, parameter: np.ndarray) -> None:
+    if not np.array_equal(tensor, entry.transform.to_outside([parameter])):
         raise CheckpointError(
             f"config.json says that {entry.name} is tied to the embeddings, but the file holds another tensor for it; "
             "set tie_word_embeddings to false in config.json to use it"

@@ -88,27 +88,32 @@ class Part:
     field: its field in our config, and the prefix of its parameters.
     key: the key of config.json that holds its config; "": its keys stand among the whole model's.
     families: what it may be, by the `model_type` at that key; the first where it says none. One, once it is known.
-    defaults: what the outside takes for keys that the part's config lacks, where that differs from its family's own.
+    absent: what the outside takes for the part's config where there is none.
+    mixed: where there is no `key`, the part's keys stand among the whole model's (as in older checkpoints).
     """
 
     field: str
     key: str
     families: tuple[Family, ...]
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    absent: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mixed: bool = False
 
     @property
     def family(self) -> Family:
-        """The family of this part, with the part's own defaults."""
-        family = self.families[0]
-        return dataclasses.replace(family, defaults={**family.defaults, **self.defaults})
+        """The family of this part, once it is known."""
+        return self.families[0]
 
     def config_in(self, outside: Tree) -> Tree:
         """The part's config within the whole one."""
-        return (lookup(outside, self.key) or {}) if self.key else outside
+        return (lookup(outside, self.key) or self.absent) if self.apart(outside) else outside
+
+    def apart(self, outside: Tree) -> bool:
+        """Whether the part's config stands at a key of its own within the whole one."""
+        return bool(self.key) and not (self.mixed and outside and lookup(outside, self.key) is None)
 
     def resolve(self, outside: Tree) -> Part:
         """The part with the one family that `outside`, the whole config, names for it."""
-        named = self.config_in(outside).get("model_type") if self.key else None
+        named = self.config_in(outside).get("model_type") if self.apart(outside) else None
         found = [family for family in self.families if named in (None, family.model_type)]
         if not found:
             known = ", ".join(family.model_type for family in self.families)
@@ -131,6 +136,9 @@ class Family:
     ignored: patterns of tensors that carry nothing (buffers that are computed again).
     not_exported: fields that say how the model is used, not what it is.
     canonical: brings configs of the same meaning to the same form.
+    by_parts: the family again, with what depends on which families its parts turned out to be.
+
+    Places that the family names for a part's layers (`part.name`) hold over the part's own.
     """
 
     model_type: str
@@ -148,6 +156,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     not_exported: tuple[str, ...] = ("remat",)
     canonical: Callable[[Any], Any] = lambda config: config
+    by_parts: Callable[[Family], Family] = lambda family: family
 
     def resolve(self, outside: Tree) -> Family:
         """The family with every part's own family known.
@@ -157,7 +166,7 @@ class Family:
         """
         if not self.parts:
             return self
-        return dataclasses.replace(self, parts=tuple(part.resolve(outside) for part in self.parts))
+        return self.by_parts(dataclasses.replace(self, parts=tuple(part.resolve(outside) for part in self.parts)))
 
     def all_rows(self) -> tuple[Row, ...]:
         """The rows of this family and of its parts."""
@@ -169,13 +178,13 @@ class Family:
 
     def all_places(self, config: Any) -> dict[str, Mapping[int, Place]]:
         """The places of this family and of its parts."""
-        places = dict(self.places(config))
+        places: dict[str, Mapping[int, Place]] = {}
         for part in self.parts:
             for name, numbered in part.family.all_places(getattr(config, part.field)).items():
                 places[f"{part.field}.{name}"] = {
                     number: Place(f"{part.field}/{place.prefix}", place.index) for number, place in numbered.items()
                 }
-        return places
+        return {**places, **self.places(config)}
 
     def all_detected(self, shapes: Mapping[str, tuple[int, ...]], spelling: Spelling) -> dict[str, Any]:
         """What the tensors decide, {part: {field: value}} for parts."""

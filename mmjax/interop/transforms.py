@@ -146,5 +146,28 @@ class Rearrange:
         return joined
 
 
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """The same with its elements side by side in memory; a transposed matrix in blocks that fit in the cache."""
+    if array.flags.c_contiguous:
+        return array
+    for split in range(1, array.ndim):
+        turned = array.transpose(*range(split, array.ndim), *range(split))
+        if turned.flags.c_contiguous:
+            matrix = turned.reshape(math.prod(array.shape[split:]), math.prod(array.shape[:split])).T
+            return _contiguous_matrix(matrix).reshape(array.shape)
+    return np.ascontiguousarray(array)
+
+
+def _contiguous_matrix(matrix: np.ndarray) -> np.ndarray:
+    laid = np.empty(matrix.shape, matrix.dtype)
+    for row in range(0, matrix.shape[0], _BLOCK):
+        for column in range(0, matrix.shape[1], _BLOCK):
+            block = slice(row, row + _BLOCK), slice(column, column + _BLOCK)
+            laid[block] = matrix[block]
+    return laid
+
+
+_BLOCK = 128
+
 # A parameter that lies outside as it lies here.
 SAME = {rank: Rearrange(f"{letters} -> {letters}") for rank, letters in enumerate(["", "A", "A B", "A B C", "A B C D"])}

@@ -32,6 +32,7 @@ class AttentionConfig:
     """One attention layer. `kv_heads` divides `heads` (grouped queries); None: as many as heads.
 
     qk_norm: "head" normalises each head's queries and keys, "full" all heads together (MPT).
+    qk_norm_bias: these norms, of kind "layer", have a bias (IDEFICS' resampler).
     scale: multiplies the scores; None: head_width ** -0.5.
     """
 
@@ -42,6 +43,7 @@ class AttentionConfig:
     out_bias: bool = False
     qk_norm: Literal["none", "head", "full"] = "none"
     qk_norm_kind: Literal["rms", "layer"] = "rms"
+    qk_norm_bias: bool = False
     norm_eps: float = 1e-6
     norm_offset: float = 0.0
     scale: float | None = None
@@ -65,17 +67,17 @@ def _project(config: AttentionConfig, x, heads, axis, name, dtype):
 def _qk_norm(config: AttentionConfig, x, name):
     if config.qk_norm == "none":
         return x
-    norm = Norm(config.qk_norm_kind, config.norm_eps, config.norm_offset, use_bias=False, axis=None, name=name)
+    norm = Norm(config.qk_norm_kind, config.norm_eps, config.norm_offset, config.qk_norm_bias, axis=None, name=name)
     if config.qk_norm == "head":
         return norm(x)
     return norm(x.reshape(*x.shape[:-2], -1)).reshape(x.shape)
 
 
-def _key_value(config: AttentionConfig, memory, positions, frequencies, dtype) -> KeyValue:
+def _key_value(config: AttentionConfig, memory, positions, frequencies, sections, dtype) -> KeyValue:
     key = _qk_norm(config, _project(config, memory, config.groups, "kv_heads", "key", dtype), "key_norm")
     value = _project(config, memory, config.groups, "kv_heads", "value", dtype)
     if frequencies is not None:
-        key = apply_rope(key, positions, frequencies)
+        key = apply_rope(key, positions, frequencies, sections)
     return KeyValue(constrain(key, "batch", None, "kv_heads", None), constrain(value, "batch", None, "kv_heads", None))
 
 
@@ -87,7 +89,7 @@ class KeyValueProjection(nn.Module):
 
     @nn.compact
     def __call__(self, memory: Float[Array, "B S D"]) -> KeyValue:
-        return _key_value(self.config, memory, None, None, self.dtype)
+        return _key_value(self.config, memory, None, None, None, self.dtype)
 
 
 class Attention(nn.Module):
@@ -101,6 +103,7 @@ class Attention(nn.Module):
 
     config: AttentionConfig
     rope_frequencies: np.ndarray | None = None
+    rope_sections: tuple[int, ...] | None = None
     alibi_slopes: np.ndarray | None = None
     out_init_scale: float = 1.0
     dtype: Any = jnp.float32
@@ -112,7 +115,7 @@ class Attention(nn.Module):
         memory: Float[Array, "B S E"] | None,
         *,
         mask: AttentionMask,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | Int[Array, "B T axes"] | None = None,
         extra: KeyValue | None = None,
         cache: KeyValue | None = None,
         write_index: Int[Array, "B S"] | None = None,
@@ -121,12 +124,12 @@ class Attention(nn.Module):
         config = self.config
         query = _qk_norm(config, _project(config, x, config.heads, "heads", "query", self.dtype), "query_norm")
         if self.rope_frequencies is not None:
-            query = apply_rope(query, positions, self.rope_frequencies)
+            query = apply_rope(query, positions, self.rope_frequencies, self.rope_sections)
         query = constrain(query, "batch", "length", "heads", None)
         if memory is None:
             pair = cache
         else:
-            pair = _key_value(config, memory, positions, self.rope_frequencies, self.dtype)
+            pair = _key_value(config, memory, positions, self.rope_frequencies, self.rope_sections, self.dtype)
             if extra is not None:
                 pair = KeyValue(
                     jnp.concatenate([extra.key, pair.key], axis=1), jnp.concatenate([extra.value, pair.value], axis=1)

@@ -24,7 +24,7 @@ from mmjax.core.errors import InputError
         "key_blocks",
         "allowed",
     ],
-    meta_fields=["causal", "window"],
+    meta_fields=["causal", "window", "window_cuts_blocks"],
 )
 @dataclasses.dataclass(frozen=True)
 class AttentionMask:
@@ -62,7 +62,7 @@ class AttentionMask:
         # # # #
 
     causal=True, both blocks=[0, 1, 1, 0] (an image of two places within a text): keys of the query's own block
-    are seen too, whatever the order and the window; block 0 is none.
+    are seen too, whatever the order and the window (`window_cuts_blocks`: not beyond the window); block 0 is none.
 
         # . . .
         # # # .
@@ -117,6 +117,7 @@ class AttentionMask:
     allowed: Bool[Array, "B T S"] | None = None
     causal: bool = False
     window: int | None = None
+    window_cuts_blocks: bool = False
 
     def __post_init__(self):
         if self.window is not None and (not self.causal or self.window < 1):
@@ -145,14 +146,14 @@ class AttentionMask:
         if self.causal:
             query, key = self.positions(queries, keys)
             distance = query[:, :, None] - key[:, None, :]
-            grid = distance >= 0
-            if self.window is not None:
-                grid &= distance < self.window
+            near = jnp.ones((), bool) if self.window is None else distance < self.window
+            grid = (distance >= 0) & near
             if self.prefix is not None:
                 grid |= self.prefix[:, None, :]
             if self.query_blocks is not None:
                 own = self.query_blocks[:, :, None]
-                grid |= (own == self.key_blocks[:, None, :]) & (own != 0)
+                together = (own == self.key_blocks[:, None, :]) & (own != 0)
+                grid |= together & near if self.window_cuts_blocks else together
         if self.query_segments is not None or self.key_segments is not None:
             one = jnp.ones((1, 1), jnp.int32)
             query = one if self.query_segments is None else self.query_segments

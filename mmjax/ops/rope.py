@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from mmjax.core.arrays import Array, Float, Int
-from mmjax.core.errors import ConfigError
+from mmjax.core.errors import ConfigError, InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +89,35 @@ def _kept_share(frequencies: np.ndarray, base: float, turning: int, scaling: Rop
 
 
 def apply_rope(
-    x: Float[Array, "B S H K"], positions: Int[Array, "B S"], frequencies: Float[Array, "half"]
+    x: Float[Array, "B S H K"],
+    positions: Int[Array, "B S"] | Int[Array, "B S axes"],
+    frequencies: Float[Array, "half"],
+    sections: Sequence[int] | None = None,
 ) -> Float[Array, "B S H K"]:
     """Turns channel pairs (i, i + rot/2) of the first `rot` channels by position times frequency.
 
     Angles and the turn itself are float32, so that far positions stay exact; the result has x's dtype.
+
+    Args:
+      positions: one number, or one for each of several axes (time, height and width, say).
+      sections: how many of the pairs turn with the first axis, how many of those that follow with the second, and so on
+        (Qwen2-VL's M-RoPE, Wang et al. 2024). Positions of one number are the same along every axis.
+
+    Raises:
+      InputError: positions of several axes without a section for each.
     """
     half = len(frequencies)
-    angles = positions[:, :, None].astype(jnp.float32) * jnp.asarray(frequencies, jnp.float32)[None, None]
+    if positions.ndim == 3:
+        axes = () if sections is None else tuple(sections)
+        if len(axes) != positions.shape[-1] or sum(axes) != half:
+            raise InputError(
+                f"positions of {positions.shape[-1]} axes need as many rotary sections, {half} channel pairs in all, "
+                f"not {sections}"
+            )
+        turned_by = positions[:, :, np.repeat(np.arange(len(axes)), axes)]
+    else:
+        turned_by = positions[:, :, None]
+    angles = turned_by.astype(jnp.float32) * jnp.asarray(frequencies, jnp.float32)[None, None]
     cosine, sine = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
     first = x[..., :half].astype(jnp.float32)
     second = x[..., half : 2 * half].astype(jnp.float32)

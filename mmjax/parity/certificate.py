@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,13 @@ from jax.sharding import Mesh
 
 from mmjax.core.arrays import Shaped
 from mmjax.core.errors import InputError
+from mmjax.interop.calls.caller import call, compiled, find_method, generate, plain
 from mmjax.interop.configs import same_meaning
 from mmjax.interop.engine import Pretrained, export, inspect, load
 from mmjax.interop.layout import lay_out
 from mmjax.interop.tensors import open_file, open_folder
 from mmjax.parallel.sharding import use_mesh
-from mmjax.parity.adapters import Either
 from mmjax.parity.folder import GRADIENTS, Call, Oracle, read_oracle
-from mmjax.parity.greedy import generation_settings, greedy
-from mmjax.parity.kinds import ADAPTERS
 
 TOLERANCE = 2e-5  # of the largest number of the reference's output
 GRADIENT_TOLERANCE = 1e-4
@@ -61,9 +59,7 @@ class Result:
     @property
     def passed(self) -> bool:
         """Whether it is within tolerance; what is not essential may be missing, but not wrong."""
-        if self.problem is not None:
-            return not self.essential
-        return self.relative is not None and self.relative <= self.tolerance
+        return not self.essential if self.relative is None else self.relative <= self.tolerance
 
 
 @dataclasses.dataclass
@@ -99,11 +95,11 @@ def certify(
     with jax.default_matmul_precision("highest"), use_mesh(mesh):
         pretrained = load(folder, mesh=mesh)
         certificate = Certificate(pretrained.family.model_type, oracle.reference, [], {})
-        for call in oracle.calls:
-            for result, value in _run(pretrained, folder, call):
+        for made in oracle.calls:
+            for result, value in _run(pretrained, folder, made):
                 certificate.results.append(result)
                 if value is not None:
-                    certificate.computed[f"{call.name}/{result.output}"] = value
+                    certificate.computed[f"{made.name}/{result.output}"] = value
         if gradients:
             certificate.results += _compare_gradients(pretrained, folder, oracle)
     if roundtrip:
@@ -111,68 +107,54 @@ def certify(
     return certificate
 
 
-def _run(pretrained: Pretrained, folder: Path, call: Call) -> Iterator[tuple[Result, Any]]:
-    adapter = ADAPTERS.get(type(pretrained.config))
-    if adapter is None:
-        raise InputError(f"the family {pretrained.family.model_type} can be loaded, but its calls are not known here")
-    arguments = {name: jnp.asarray(value) for name, value in call.arguments.items()}
-    if call.fn == "generate" and adapter.prompt is not None:
-        ours = {"sequences": _generate(pretrained, adapter, folder, arguments, call)}
-    elif call.fn in adapter.methods:
-        method = adapter.methods[call.fn]
-        ours = jax.jit(lambda parameters, arguments: _plain(method(pretrained, parameters, arguments, call.kw)))(
-            pretrained.parameters, arguments
-        )
+def _run(pretrained: Pretrained, folder: Path, made: Call) -> Iterator[tuple[Result, Any]]:
+    if made.fn == "generate":
+        ours = {"sequences": generate(pretrained, folder, made.arguments, made.kw)}
     else:
-        known = [*adapter.methods, *(["generate"] if adapter.prompt else [])]
-        raise InputError(f"the call {call.name!r} is of {call.fn}; for this family known are: {', '.join(known)}")
-    for name, reference in call.outputs.items():
+        ours = call(pretrained, made.fn, made.arguments, made.kw)
+    for name, reference in made.outputs.items():
         # A method that returns one bare array has no name for it; a file of arrays must have one.
-        found = ours.get(name, ours.get("") if len(call.outputs) == 1 else None)
-        yield _compare(call, name, found, reference)
+        found = ours.get(name, ours.get("") if len(made.outputs) == 1 else None)
+        yield _compare(made, name, found, reference)
 
 
-def _plain(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Outputs as a tree of arrays: several choices as a tuple."""
-    return {name: value.choices if isinstance(value, Either) else value for name, value in outputs.items()}
-
-
-def _generate(pretrained, adapter, folder, arguments, call):
-    prompt = jax.jit(lambda parameters, arguments: adapter.prompt(pretrained, parameters, arguments, call.kw))(
-        pretrained.parameters, arguments
-    )
-    settings = generation_settings(folder, call.kw)
-    return greedy(adapter.writer(pretrained, prompt), pretrained.parameters, prompt, settings)
-
-
-def _compare(call: Call, name: str, ours, reference) -> tuple[Result, Any]:
+def _compare(made: Call, name: str, ours, reference) -> tuple[Result, Any]:
     if ours is None:
-        return Result(call.name, name, problem="not produced here"), None
+        return Result(made.name, name, problem="not produced here"), None
     choices = [np.asarray(choice) for choice in (ours if isinstance(ours, tuple) else (ours,))]
     fitting = [choice for choice in choices if choice.shape == reference.shape]
     if not fitting:
         shapes = " or ".join(str(list(choice.shape)) for choice in choices)
-        result = Result(call.name, name, relative=np.inf, largest=np.inf)
+        result = Result(made.name, name, relative=np.inf, largest=np.inf)
         return dataclasses.replace(result, problem=f"has shape {shapes}, not {list(reference.shape)}"), choices[0]
-    there = _there(call, reference.shape)
+    there = _there(made, reference.shape)
     best = min(fitting, key=lambda choice: _difference(choice, reference, there))
     if not np.issubdtype(reference.dtype, np.floating):
         wrong = float(np.max(best != reference)) if reference.size else 0.0
-        return Result(call.name, name, wrong, wrong, float(np.mean(best == reference)), tolerance=0.0), best
+        return Result(made.name, name, wrong, wrong, float(np.mean(best == reference)), tolerance=0.0), best
     largest = _difference(best, reference, there)
     scale = float(np.abs(reference[there]).max()) if reference[there].size else 0.0
     argmax = None
     if name.split(".")[-1].startswith("logits"):
         argmax = float(np.mean(best.argmax(-1)[there] == reference.argmax(-1)[there]))
     relative = largest / scale if scale else (0.0 if largest == 0 else np.inf)
-    return Result(call.name, name, largest, relative, argmax, float(np.mean(there))), best
+    compared = float(np.mean(there)) if reference.size else 1.0
+    return Result(made.name, name, largest, relative, argmax, compared), best
 
 
-def _there(call: Call, shape: tuple[int, ...]) -> Any:
+def _choice(choices, reference) -> int:
+    """Which of several arrays the reference means."""
+    fitting = [number for number, choice in enumerate(choices) if choice.shape == reference.shape]
+    if not fitting:
+        raise InputError(f"gradients are of an output of shape {list(reference.shape)}, which is not produced here")
+    return min(fitting, key=lambda number: _difference(np.asarray(choices[number]), reference, ...))
+
+
+def _there(made: Call, shape: tuple[int, ...]) -> Any:
     """Which rows and positions of an output are no padding."""
-    mask = call.arguments.get("attention_mask")
+    mask = made.arguments.get("attention_mask")
     if mask is None or mask.ndim != 2 or shape[:2] != mask.shape or len(shape) < 3:
-        return np.ones(shape[:1] or (1,), bool) if shape else ...
+        return np.ones(shape[:1], bool)
     return mask.astype(bool)
 
 
@@ -185,16 +167,21 @@ def _compare_gradients(pretrained: Pretrained, folder: Path, oracle: Oracle) -> 
     if oracle.grads_of is None:
         raise InputError(f"{folder / 'oracle.json'} has no grads_of, which names the output that gradients are of")
     name, output = oracle.grads_of
-    call = next(call for call in oracle.calls if call.name == name)
-    method = ADAPTERS[type(pretrained.config)].methods[call.fn]
-    arguments = {name: jnp.asarray(value) for name, value in call.arguments.items()}
+    made = next(made for made in oracle.calls if made.name == name)
+    method = find_method(pretrained, made.fn)
 
-    def loss(parameters):
-        value = _plain(method(pretrained, parameters, arguments, call.kw))[output]
-        value = value[0] if isinstance(value, tuple) else value
-        return jnp.mean(jnp.square(value))
+    def program(finish, transform=lambda function: function):
+        return compiled(pretrained, method, made.arguments, made.kw, finish, transform)(pretrained.parameters)
 
-    ours = jax.jit(jax.grad(loss))(pretrained.parameters)
+    reference = made.outputs[output]
+    value = program(lambda outputs: plain(outputs)[output])
+    choice = _choice(value, reference) if isinstance(value, tuple) else None
+
+    def loss(outputs):
+        value = plain(outputs)[output]
+        return jnp.mean(jnp.square(value if choice is None else value[choice]))
+
+    ours = program(loss, jax.grad)
     layout = lay_out(pretrained.family, pretrained.config, pretrained.origin.spelling)
     references = {name: tensor.read() for name, tensor in open_file(folder / GRADIENTS).items()}
     largest = max(float(np.abs(reference).max(initial=0.0)) for reference in references.values())

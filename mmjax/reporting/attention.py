@@ -93,10 +93,12 @@ def attention_maps(
     have mixed its neighbours into it.
 
     Raises:
-      InputError: a place that is not in the batch, or whose token looks at no picture.
+      InputError: a place that is not in the batch, or whose token looks at no picture; a model without a resampler.
     """
     if not places:
         return []
+    if model.config.resampler is None:
+        raise InputError("attention maps are followed through a resampler, and this model has none; leave them out")
     host: Batch = jax.tree.map(np.asarray, batch)
     _check_places(host, places)
     rows, positions = (np.array(column, np.int32) for column in zip(*places, strict=True))

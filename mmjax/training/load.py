@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,7 +16,6 @@ from mmjax.core.arrays import Array
 from mmjax.core.batch import Batch
 from mmjax.core.config import build
 from mmjax.core.errors import ConfigError, InputError
-from mmjax.core.paths import first_match
 from mmjax.data.stream import DataConfig
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.text.tokenizer import Tokenizer, make_tokenizer
@@ -126,27 +123,3 @@ def load_run(path: str | Path, mesh: Mesh) -> LoadedRun:
         restored = checkpoints.restore(step, like=plan.abstract.tree(), parts=("params", "frozen", "ema"))
     params = {**restored.state["frozen"], **restored.state["params"], **restored.state["ema"]}
     return LoadedRun(config, model, tokenizer, params, restored.step, workdir)
-
-
-def initial_params(
-    config: RunConfig, shapes: Mapping[str, Any], shardings: Mapping[str, Any], mesh: Mesh
-) -> dict[str, Array]:
-    """The parameters that `init_from` gives, laid out as the new run wants them.
-
-    Raises:
-      InputError: a parameter that the other run lacks, or has in another shape, and `init_missing` does not name; every
-        one is listed.
-    """
-    loaded = load_run(config.init_from, mesh).params
-    missing = [path for path in shapes if path not in loaded or loaded[path].shape != shapes[path].shape]
-    allowed = [config.init_missing] if config.init_missing else []
-    unexplained = [path for path in missing if first_match(allowed, path) < 0]
-    if unexplained:
-        listed = ", ".join(
-            f"{path} ({loaded[path].shape} there, {shapes[path].shape} here)" if path in loaded else f"{path} (absent)"
-            for path in unexplained
-        )
-        raise InputError(
-            f"init_from {config.init_from} does not give: {listed}. Name what may start at random in init_missing"
-        )
-    return {path: jax.device_put(loaded[path], shardings[path]) for path in shapes if path not in missing}

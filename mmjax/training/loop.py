@@ -30,8 +30,9 @@ from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.sharding import batch_sharding
 from mmjax.training.chips import peak_flops
 from mmjax.training.guards import CompilationCounter, StopRequest, Watchdog
-from mmjax.training.load import abstract_batch, build_model, initial_params
+from mmjax.training.load import abstract_batch, build_model
 from mmjax.training.metrics import RunLog, finite, write_text
+from mmjax.training.pretrained import initial_params
 from mmjax.training.run import RunConfig
 from mmjax.training.state import TrainState, create_state, plan_state, replace_params
 from mmjax.training.step import make_loss, make_train_step

@@ -88,9 +88,17 @@ def mlp(x, p, activation):
     return linear(y, below(p, "down"))
 
 
-def attention(x, keys_from, values_from, p, sees=None):
-    """Multi-head attention of one example `x [T,D]`; `sees [T,S]` says which keys each query sees."""
-    query = linear(x, below(p, "query"))
+def head_norm(x, p, eps):
+    """A layer norm of each head, where `p` has one."""
+    return layer_norm(x, p, eps) if p else x
+
+
+def attention(x, keys_from, values_from, p, sees=None, eps=None):
+    """Multi-head attention of one example `x [T,D]`; `sees [T,S]` says which keys each query sees.
+
+    eps: of the norm of each head's queries, where there is one.
+    """
+    query = head_norm(linear(x, below(p, "query")), below(p, "query_norm"), eps)
     key, value = keys_from, values_from
     scores = np.einsum("thk,shk->hts", query, key) / math.sqrt(query.shape[-1])
     if sees is not None:

@@ -43,6 +43,13 @@ CACHED = {
     ),
     "alibi": (dataclasses.replace(BASE, positions="alibi", qk_norm="full", qk_norm_kind="layer"), CROSS),
     "none-post": (dataclasses.replace(BASE, positions="none", norm_position="post", windows=(4,)), None),
+    "twice-unseen": (
+        BASE,
+        dataclasses.replace(
+            CROSS, every=1, before=(1, 1, 3), norm="rms", mlp_skips_unseen=True, unseen_attends_all=True
+        ),
+    ),
+    "encoder": (dataclasses.replace(BASE, layers=2, encoder_attention=True, windows=(None, 3)), None),
     "partial-parallel": (dataclasses.replace(BASE, rope_fraction=0.4, parallel_residual=True), CROSS),
 }
 LENGTHS = np.array([5, 3])  # tokens of each row's prompt, in a block of 5
@@ -63,7 +70,7 @@ def test_cached_equals_uncached(name):
     places = jnp.broadcast_to(jnp.arange(total, dtype=jnp.int32)[None], (2, total))
     ones = jnp.ones((2, total), jnp.int32)
     media, looks_at = {}, {}
-    if cross is not None:
+    if cross is not None or config.encoder_attention:
         features = jnp.asarray(random.normal(size=(2, 4, 10)), jnp.float32)
         media = {"media": Media(features, jnp.asarray([[1, 1, 2, 2], [1, 1, 2, 0]], jnp.int32))}
         looks_at = {"media_index": jnp.minimum(places // 3, 2)}
@@ -106,7 +113,7 @@ def test_a_later_token_is_not_seen():
     """Causality, for every kind of position at once, and segments: packing two rows into one changes nothing."""
     random = np.random.default_rng(0)
     for config, cross in CACHED.values():
-        if cross is not None:
+        if cross is not None or config.encoder_attention:
             continue
         model, tokens = Decoder(config), ids(random, 2, 6)
         places = jnp.broadcast_to(jnp.arange(6, dtype=jnp.int32)[None], (2, 6))
@@ -118,6 +125,34 @@ def test_a_later_token_is_not_seen():
         assert np.array_equal(whole[:, :4], later[:, :4])
         packed = apply(variables, *(x.reshape(1, 12) for x in (tokens, places, ones * jnp.array([[1], [2]])))).hidden
         np.testing.assert_allclose(packed.reshape(whole.shape), whole, atol=2e-6 * float(jnp.abs(whole).max()))
+
+
+def test_rotary_positions_are_not_the_order():
+    """Positions along three axes, which fall while the row goes on: the past is what stands before, cached or not."""
+    random = np.random.default_rng(0)
+    config = dataclasses.replace(BASE, rope_sections=(1, 1, 1), windows=(3, None))
+    model, tokens = Decoder(config), ids(random, 2, 6)
+    places = jnp.broadcast_to(jnp.arange(6, dtype=jnp.int32)[None], (2, 6))
+    ones = jnp.ones((2, 6), jnp.int32)
+    turned_by = jnp.asarray(np.stack([9 - np.arange(6), np.arange(6) % 2, np.zeros(6)], -1), jnp.int32)
+    turned_by = jnp.broadcast_to(turned_by[None], (2, 6, 3))
+    variables = nested(random_parameters(model, 1, tokens, places, ones))
+    apply = quick_jit(model.apply)
+    plain = apply(variables, tokens, places, ones).hidden
+    alike = apply(variables, tokens, places, ones, rope_positions=jnp.repeat(places[..., None], 3, axis=-1)).hidden
+    assert np.array_equal(plain, alike)
+    whole = apply(variables, tokens, places, ones, rope_positions=turned_by).hidden
+    scale = float(jnp.abs(whole).max())
+    assert float(jnp.abs(whole - plain).max()) > 1e-3 * scale
+    cache, seen = empty_cache(config, None, batch=2, length=6), []
+    for at in (slice(0, 4), slice(4, 5), slice(5, 6)):
+        output = apply(
+            variables, tokens[:, at], places[:, at], ones[:, at], rope_positions=turned_by[:, at], cache=cache,
+            write_index=places[:, at],
+        )  # fmt: skip
+        cache = output.cache
+        seen.append(output.hidden)
+    np.testing.assert_allclose(jnp.concatenate(seen, axis=1), whole, rtol=0, atol=1e-5 * scale)
 
 
 def test_depth_plan():
@@ -182,6 +217,7 @@ def test_refuses():
         ({"positions": "learned"}, "max_length"),
         ({"parallel_residual": True, "norm_position": "post"}, "parallel_residual"),
         ({"windows": ()}, "windows"),
+        ({"rope_sections": (1, 1)}, "rope_sections"),
         ({"rope_scaling": RopeScaling("yarn", factor=4.0), "rope_fraction": 0.5}, "yarn"),
     ]:
         with pytest.raises(ConfigError, match=message):

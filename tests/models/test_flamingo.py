@@ -15,9 +15,10 @@ from mmjax.layers.attention import AttentionConfig
 from mmjax.models.connectors.resampler import ResamplerConfig
 from mmjax.models.decoders.config import DecoderConfig, depth_plan
 from mmjax.models.decoders.decoder import Decoder
-from mmjax.models.encoders.vit import ViTConfig
-from mmjax.models.flamingo import Flamingo, FlamingoConfig
+from mmjax.models.encoders.vit import ViT, ViTConfig
+from mmjax.models.flamingo import Flamingo, FlamingoConfig, last_images
 from mmjax.models.fusion.gated import GatedCrossAttention, GatedCrossAttentionConfig
+from mmjax.ops.images import normalize_images
 from mmjax.ops.masks import AttentionMask
 from mmjax.parallel.sharding import nested
 from tests.models.plain_numpy import attention, below, layer_norm, linear, mlp, random_parameters
@@ -191,6 +192,85 @@ def test_a_frame_axis_of_one_is_a_picture(flamingo):
     other = half.replace(images=half.images.at[:, :, 1].set(0))
     assert np.array_equal(apply(parameters, half), apply(parameters, other))
     assert not np.array_equal(apply(parameters, frames), apply(parameters, half))
+
+
+def test_the_text_may_look_at_the_features_themselves():
+    """Without a resampler: as many vectors a picture as it has patches, frame by frame; absent frames are not seen."""
+    config = dataclasses.replace(CONFIG, resampler=None)
+    model, batch = Flamingo(config), packed_batch(frames=(2,))
+    parameters = random_parameters(model, 1, batch)
+    assert not any(path.startswith("resampler/") for path in parameters)
+    mask = batch.image_mask.at[0, 1, 1].set(False)
+    encode = quick_jit(lambda images: model.apply(nested(parameters), images, mask, method="encode"))
+    media = encode(batch.images)
+    patches = config.vision.grid**2
+    expected = np.array([[1, 1, 2, 0, 3, 3], [1, 1, 0, 0, 3, 3]]).repeat(patches, axis=1)
+    assert np.array_equal(media.segments, expected)
+    assert media.features.shape == (2, 3 * 2 * patches, DECODER.width)
+    pixels = normalize_images(batch.images[0, 1, :1], config.image_mean, config.image_std, jnp.float32)
+    features = ViT(config.vision).apply(nested(below_vision(parameters)), pixels).features[0]
+    features = features @ parameters["media_projection/kernel"]
+    np.testing.assert_allclose(media.features[0, 2 * patches : 3 * patches], features, rtol=0, atol=1e-5)
+
+
+def below_vision(parameters):
+    return {path.removeprefix("vision/"): value for path, value in parameters.items() if path.startswith("vision/")}
+
+
+def test_pictures_that_are_normalised_already(flamingo):
+    model, parameters, batch, _ = flamingo
+    pixels = normalize_images(batch.images, CONFIG.image_mean, CONFIG.image_std, jnp.float32)
+
+    def encode(images, method):
+        return quick_jit(lambda images: model.apply(nested(parameters), images, batch.image_mask, method=method))(
+            images
+        )
+
+    ours, expected = encode(pixels, "encode_normalized"), encode(batch.images, "encode")
+    np.testing.assert_allclose(ours.features, expected.features, rtol=0, atol=1e-5)
+    assert np.array_equal(ours.segments, expected.segments)
+
+
+def test_who_looks_at_what_spelt_out(flamingo):
+    """`media_allowed` may say the same as `media_index`, or more than that."""
+    model, parameters, batch, apply = flamingo
+    media = model.apply(nested(parameters), batch.images, batch.image_mask, method="encode")
+    same = (batch.media_index[:, :, None] == media.segments[:, None, :]) & (batch.media_index > 0)[:, :, None]
+    all_before = (batch.media_index[:, :, None] >= media.segments[:, None, :]) & (media.segments > 0)[:, None, :]
+
+    def decode(allowed):
+        text = (batch.tokens, batch.positions, batch.segment_ids, media)
+        return model.apply(nested(parameters), *text, media_allowed=allowed, method="decode").hidden
+
+    expected = np.asarray(apply(parameters, batch))
+    decode = quick_jit(decode)
+    np.testing.assert_allclose(decode(same), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    changed = np.abs(np.asarray(decode(all_before)) - expected).max(-1) > 1e-3
+    assert changed[0, 3:6].all() and not changed[0, :3].any()
+
+
+def test_last_images():
+    """The grid of its docstring."""
+    assert last_images(jnp.asarray([[5, 9, 6, 7, 9, 9, 8]]), 9).tolist() == [[0, 1, 1, 1, 2, 3, 3]]
+
+
+def test_rows_added_to_the_vocabulary():
+    """Two tables are as one: the same hidden states and logits as the tables joined."""
+    for tied in (True, False):
+        plain = dataclasses.replace(DECODER, tied_embeddings=tied)
+        batch = packed_batch()
+        inputs = (batch.tokens, batch.positions, batch.segment_ids)
+        model = Decoder(dataclasses.replace(plain, added_vocab=3))
+        parameters = random_parameters(model, 1, *inputs)
+        names = [name for name in ("embedding", "unembedding") if name in parameters]
+        assert len(names) == 2 - tied and parameters["added_embedding"].shape == (3, DECODER.width)
+        joined = {path: value for path, value in parameters.items() if not path.startswith("added_")}
+        joined |= {name: jnp.concatenate([parameters[name], parameters[f"added_{name}"]]) for name in names}
+        ours = quick_jit(model.apply)(nested(parameters), *inputs)
+        expected = quick_jit(Decoder(plain).apply)(nested(joined), *inputs)
+        assert np.array_equal(ours.hidden, expected.hidden) and np.array_equal(ours.unembedding, expected.unembedding)
+    with pytest.raises(ConfigError, match="added_vocab is a part of the vocabulary"):
+        dataclasses.replace(DECODER, added_vocab=DECODER.vocab_size)
 
 
 def test_a_decoder_takes_media_where_it_has_cross_attention_only():

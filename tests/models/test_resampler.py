@@ -12,7 +12,7 @@ import pytest
 from mmjax.core.errors import ConfigError, InputError
 from mmjax.models.connectors.resampler import Resampler, ResamplerConfig
 from mmjax.parallel.sharding import nested
-from tests.models.plain_numpy import attention, below, layer_norm, layer_of, linear, mlp, random_parameters
+from tests.models.plain_numpy import attention, below, head_norm, layer_norm, layer_of, linear, mlp, random_parameters
 from tests.quick import quick_jit
 
 WIDER = 14  # features may come in another width than the latents'
@@ -42,16 +42,26 @@ def plain_resampler(config, p, features, mask):
         media = layer_norm(features, below(q, "media_norm"), config.norm_eps)
         y = layer_norm(x, below(q, "attention_norm"), config.norm_eps)
         of_media = heads if config.shared_kv else below(q, "media")
-        key, value = (
-            np.concatenate([linear(media, below(of_media, name)), linear(y, below(heads, name))])
-            for name in ("key", "value")
+        keys, values = (
+            [linear(media, below(of_media, name)), linear(y, below(heads, name))] for name in ("key", "value")
         )
-        x = x + attention(y, key, value, heads)
+        norms = [below(of_media, "key_norm"), below(heads, "key_norm")]
+        keys = [head_norm(key, norm, config.norm_eps) for key, norm in zip(keys, norms, strict=True)]
+        x = x + attention(y, np.concatenate(keys), np.concatenate(values), heads, eps=config.norm_eps)
         x = x + mlp(layer_norm(x, below(q, "mlp_norm"), config.norm_eps), below(q, "mlp"), config.activation)
     return layer_norm(x, below(p, "final_norm"), config.norm_eps)
 
 
-@pytest.mark.parametrize(("config", "width"), [(CONFIG, WIDER), (SHARED, SHARED.width)], ids=["separate", "shared"])
+@pytest.mark.parametrize(
+    ("config", "width"),
+    [
+        (CONFIG, WIDER),
+        (SHARED, SHARED.width),
+        (dataclasses.replace(CONFIG, qk_norm=True), WIDER),
+        (dataclasses.replace(SHARED, qk_norm=True), SHARED.width),
+    ],
+    ids=["separate", "shared", "separate-norms", "shared-norms"],
+)
 @pytest.mark.parametrize("frames", [3, 1])
 def test_equals_float64(config, width, frames):
     model, p, features, mask = make(config, width, frames)

@@ -265,7 +265,7 @@ def test_refuses():
         ({"class_position": True}, "class_token"),
         ({"projection": 4}, "pool"),
         ({"feature_layer": -4}, "feature_layer"),
-        ({"feature_layer": 0}, "feature_layer"),
+        ({"feature_layer": 4}, "feature_layer"),
         ({"stem": "convolution", "patch_size": 1}, "power of two"),
     ]:
         with pytest.raises(ConfigError, match=message):

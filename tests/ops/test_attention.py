@@ -72,9 +72,9 @@ def sees(mask: AttentionMask, b: int, t: int, s: int) -> bool:
         return False
     if not mask.causal or (mask.prefix is not None and mask.prefix[b, s]):
         return True
-    if mask.query_blocks is not None and mask.query_blocks[b, t] == mask.key_blocks[b, s] != 0:
-        return True
     distance = place(mask.query_positions, b, t) - place(mask.key_positions, b, s)
+    if mask.query_blocks is not None and mask.query_blocks[b, t] == mask.key_blocks[b, s] != 0:
+        return not mask.window_cuts_blocks or mask.window is None or distance < mask.window
     return distance >= 0 and (mask.window is None or distance < mask.window)
 
 
@@ -99,6 +99,7 @@ def questions(draw):
 
     blocks = maybe(lambda: (integers(queries, 2), integers(keys, 2))) or (None, None)
     mask = AttentionMask(
+        window_cuts_blocks=draw(st.booleans()),
         query_blocks=blocks[0],
         key_blocks=blocks[1],
         allowed=maybe(lambda: generator.random((batch, queries, keys)) < 0.7),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmjax.core.errors import ConfigError
+from mmjax.core.errors import ConfigError, InputError
 from mmjax.ops.rope import RopeScaling, apply_rope, rope_frequencies
 
 # As transformers 5.2 computes them, at these channels of the fewest and the most changed.
@@ -86,6 +86,29 @@ def test_far_positions_stay_exact_in_bfloat16():
     angle = 30001.0
     np.testing.assert_allclose(float(found[0, 1, 0, 0]), np.cos(angle) - np.sin(angle), atol=0.01)
     assert (found[0, 0, 0, 0] != found[0, 1, 0, 0]).all()
+
+
+def test_sections_turn_with_their_own_axes():
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.normal(size=(2, 3, 2, 14)), jnp.float32)
+    positions = jnp.asarray(generator.integers(0, 50, (2, 3, 3)), jnp.int32)
+    frequencies = rope_frequencies(12, 100.0)  # the last two channels stay
+    found = apply_rope(x, positions, frequencies, (2, 1, 3))
+    for axis, pairs in enumerate([[0, 1], [2], [3, 4, 5]]):
+        plain = apply_rope(x, positions[..., axis], frequencies)
+        channels = [*pairs, *(pair + 6 for pair in pairs)]
+        assert np.array_equal(found[..., channels], plain[..., channels])
+    assert np.array_equal(found[..., 12:], x[..., 12:])
+    alike = jnp.repeat(positions[..., :1], 3, axis=-1)
+    one_number = apply_rope(x, positions[..., 0], frequencies, (2, 1, 3))
+    assert np.array_equal(apply_rope(x, alike, frequencies, (2, 1, 3)), one_number)
+
+
+@pytest.mark.parametrize("sections", [None, (6,), (2, 4), (2, 2, 3)])
+def test_axes_need_sections(sections):
+    x, positions = jnp.zeros((1, 1, 1, 12)), jnp.zeros((1, 1, 3), jnp.int32)
+    with pytest.raises(InputError, match="positions of 3 axes"):
+        apply_rope(x, positions, rope_frequencies(12, 100.0), sections)
 
 
 @pytest.mark.parametrize(("width", "fraction"), [(64, 0.25), (80, 0.4), (64, 1.0)])

@@ -1,4 +1,4 @@
-"""Small random models of Hugging Face transformers, and what the parity tests ask of them."""
+"""Models of the reference implementations: random ones, those of parity folders, and what tests ask of them."""
 
 from __future__ import annotations
 
@@ -12,29 +12,63 @@ import pytest
 from safetensors.numpy import load_file
 
 from mmjax.interop.engine import export
+from third_party.oracles.variants import Call
 
 torch = pytest.importorskip("torch", reason="the reference implementations need torch, which this Python does not have")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import transformers
 
-
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 
-def randomize(model: torch.nn.Module, seed: int) -> None:
-    """Moves every parameter away from its start, zeros and ones included, by steps of its own size."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            width = parameter.shape[-1] if parameter.ndim > 1 else 16
-            parameter.add_(noise * width**-0.5)
+def calls_of(folder: Path, **which: str) -> list[Call]:
+    """The calls of a parity folder, read from its files."""
+    inputs = np.load(folder / "inputs.npz")
+    content = json.loads((folder / "oracle.json").read_text())
+    return [
+        Call(
+            call["name"],
+            {name.partition("/")[2]: inputs[name] for name in inputs if name.startswith(call["name"] + "/")},
+            call["fn"],
+            call["kw"],
+        )
+        for call in content["calls"]
+        if all(call[key] == value for key, value in which.items())
+    ]
+
+
+def class_of(folder: Path) -> str:
+    """The reference's class that made a parity folder."""
+    return json.loads((folder / "oracle.json").read_text())["class"]
+
+
+def reopened(folder: Path, class_name: str) -> torch.nn.Module:
+    """The reference's class from a checkpoint; a tensor that is missing or left over is an error."""
+    if class_name == "Flamingo":
+        from third_party.oracles import open_flamingo
+
+        model = open_flamingo.build("Flamingo", json.loads((folder / "config.json").read_text()))
+        report = model.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
+        aliases = (*open_flamingo.ALIASES, "lang_encoder.lm_head.")
+        assert not report.unexpected_keys and all(key.startswith(aliases) for key in report.missing_keys)
+        return model.eval()
+    model_class = getattr(transformers, class_name)
+    model, report = model_class.from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
+    assert not any(report.values()), report
+    return model.eval()
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of one file, for the reference."""
+    return {name: torch.from_numpy(array) for name, array in load_file(path).items()}
 
 
 def build(class_name: str, config_name: str, seed: int, **settings) -> torch.nn.Module:
     """A random model in evaluation mode, with plain (eager) attention."""
+    from third_party.oracles.folders import randomize
+
     config = getattr(transformers, config_name)(**settings)
     config._attn_implementation = "eager"
     model = getattr(transformers, class_name)(config).eval()
@@ -42,36 +76,11 @@ def build(class_name: str, config_name: str, seed: int, **settings) -> torch.nn.
     return model
 
 
-def reopen(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
-    """The same class from a folder; what transformers finds odd about the folder fails the test."""
-    again, report = type(model).from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
-    assert not any(report.values()), report
-    return again.eval()
-
-
-def save_gradients(model: torch.nn.Module, folder: Path) -> None:
-    """Writes the gradients that `model` has gathered as if they were its parameters, under the names of its files."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
-    model.save_pretrained(folder)
-
-
 def relative_error(ours, reference) -> float:
     """Largest difference, in units of the largest number of the reference."""
     ours, reference = np.asarray(ours), np.asarray(reference)
     assert ours.shape == reference.shape
     return float(np.abs(ours - reference).max() / np.abs(reference).max())
-
-
-def gradient_error(ours, reference) -> float:
-    """The worst relative error; where a gradient is nothing but rounding (a key's bias), relative to the others."""
-    assert ours.keys() == reference.keys()
-    largest = max(float(np.abs(gradient).max()) for gradient in reference.values())
-    return max(
-        float(np.abs(ours[path] - reference[path]).max() / np.maximum(np.abs(reference[path]).max(), 1e-2 * largest))
-        for path in ours
-    )
 
 
 def check_export(model, pretrained, tmp_path, run):
@@ -85,5 +94,6 @@ def check_export(model, pretrained, tmp_path, run):
 
     export(dataclasses.replace(pretrained, origin=None), tmp_path / "fresh", max_shard_bytes=9000)
     assert len(list((tmp_path / "fresh").glob("*.safetensors"))) > 1
-    for ours, theirs in zip(run(reopen(model, tmp_path / "fresh")), run(model), strict=True):
+    again = reopened(tmp_path / "fresh", type(model).__name__)
+    for ours, theirs in zip(run(again), run(model), strict=True):
         assert (ours is None and theirs is None) or torch.equal(ours, theirs)

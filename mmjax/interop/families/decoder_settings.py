@@ -102,6 +102,27 @@ def rope(*, base_key: str = "rope_theta", fraction_key: str | None = None, fract
     return Setting(read, write)
 
 
+def sectioned_rope(default: Sequence[int]) -> Setting:
+    """Rotary positions along several axes: `mrope_section` beside what `rope` reads; also as rope type "mrope"."""
+    plain = rope()
+
+    def read(outside: Tree) -> dict[str, Any]:
+        parameters = dict(outside.get("rope_parameters") or outside.get("rope_scaling") or {})
+        sections = tuple(parameters.pop("mrope_section", default))
+        kind = parameters.pop("type", "default")
+        if parameters.setdefault("rope_type", kind) == "mrope":
+            parameters["rope_type"] = "default"
+        found = plain.read({**outside, "rope_parameters": parameters})
+        return {**found, "rope_sections": sections}
+
+    def write(config: DecoderConfig) -> dict[str, Any]:
+        keys = plain.write(config)
+        scaling = {"rope_type": "default", **(keys["rope_scaling"] or {}), "mrope_section": config.rope_sections}
+        return {**keys, "rope_scaling": scaling}
+
+    return Setting(read, write)
+
+
 def layered_rope() -> Setting:
     """Gemma-3: one base for layers with a window, another, which may be scaled, for those without."""
 

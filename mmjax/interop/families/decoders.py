@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,12 +19,13 @@ from mmjax.interop.families.decoder_settings import (
     one_window,
     query_scale,
     rope,
+    sectioned_rope,
     shallow_places,
     tied,
 )
 from mmjax.interop.families.rows import ACTIVATIONS, attention, from_heads, fused, linear, norm, qkv
 from mmjax.interop.family import Family, Row
-from mmjax.interop.settings import Setting, agrees, fixed, named, only, same
+from mmjax.interop.settings import Setting, agrees, fixed, named, only, same, written
 from mmjax.models.decoders.config import DecoderConfig
 from mmjax.models.decoders.decoder import Decoder
 
@@ -134,9 +136,27 @@ qwen3 = _family(
     **LLAMA_BASE,
 )
 
+qwen2_5_vl_text = _family(
+    "qwen2_5_vl_text",
+    "Qwen2_5_VLTextModel",
+    {
+        **_sizes(152_064, 8192, 80, 64, intermediate_size=29_568),
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "max_window_layers": 80,
+    },
+    (
+        *_llama_settings(_act(), sectioned_rope((16, 24, 24)), layer_windows(None), fixed(qkv_bias=True), groups=8),
+        head_width(written=False),
+    ),
+    [*LLAMA_ROWS, *PRE_NORM],
+    **LLAMA_BASE,
+)
+
+ONE_WAY = only("use_bidirectional_attention", None, False)
 _GEMMA = (
     fixed(norm_offset=1.0, embedding_scale=True),
-    only("use_bidirectional_attention", None, False),
+    ONE_WAY,
     *flags(_QKV_SWITCH, False),
 )
 _GEMMA_CAPS = (
@@ -199,40 +219,60 @@ gemma3 = _family(
     **LLAMA_BASE,
 )
 
-gpt2 = _family(
-    "gpt2",
-    "GPT2LMHeadModel",
-    {"vocab_size": 50_257, "n_embd": 768, "n_layer": 12, "n_head": 12},
-    (
-        same("vocab_size", "vocab_size"),
-        same("n_embd", "width"),
-        same("n_layer", "layers"),
-        same("n_head", "heads"),
-        same("n_positions", "max_length", 1024),
-        same("layer_norm_epsilon", "norm_eps", 1e-5),
-        head_width(written=False),
-        hidden_width("n_embd", "n_inner"),
-        _act("activation_function", "gelu_new"),
-        tied(True),
-        fixed(norm="layer", mlp_gated=False, mlp_bias=True, qkv_bias=True, out_bias=True, positions="learned"),
-        only("scale_attn_weights", True),
-        only("scale_attn_by_inverse_layer_idx", False),
-        only("add_cross_attention", False),
-    ),
-    [
-        Row("{base}wte.weight", "embedding"),
-        Row("{base}wpe.weight", "position_embedding"),
-        Row("{head}lm_head.weight", "unembedding", tied_to="embedding"),
-        *norm("{base}ln_f", "final_norm"),
-        *norm("{base}h.{layer}.ln_1", "{layer}/attention_norm"),
-        *norm("{base}h.{layer}.ln_2", "{layer}/mlp_norm"),
-        *fused("{base}h.{layer}.attn.c_attn", QKV, "D H K -> D (+H K)", "H K -> (+H K)"),
-        *linear("{base}h.{layer}.attn.c_proj", "{layer}/attention/out", "H K D -> (H K) D", "D -> D"),
-        *linear("{base}h.{layer}.mlp.c_fc", "{layer}/mlp/up", "D M -> D M", "M -> M"),
-        *linear("{base}h.{layer}.mlp.c_proj", "{layer}/mlp/down", "M D -> M D", "D -> D"),
+
+def _gpt2(*more: Setting, rows: Sequence[Row] = ()) -> Family:
+    return _family(
+        "gpt2",
+        "GPT2LMHeadModel",
+        {"vocab_size": 50_257, "n_embd": 768, "n_layer": 12, "n_head": 12},
+        (
+            same("vocab_size", "vocab_size"),
+            same("n_embd", "width"),
+            same("n_layer", "layers"),
+            same("n_head", "heads"),
+            same("n_positions", "max_length", 1024),
+            same("layer_norm_epsilon", "norm_eps", 1e-5),
+            head_width(written=False),
+            hidden_width("n_embd", "n_inner"),
+            _act("activation_function", "gelu_new"),
+            tied(True),
+            fixed(norm="layer", mlp_gated=False, mlp_bias=True, qkv_bias=True, out_bias=True, positions="learned"),
+            only("scale_attn_weights", True),
+            only("scale_attn_by_inverse_layer_idx", False),
+            *more,
+        ),
+        [
+            Row("{base}wte.weight", "embedding"),
+            Row("{base}wpe.weight", "position_embedding"),
+            Row("{head}lm_head.weight", "unembedding", tied_to="embedding"),
+            *norm("{base}ln_f", "final_norm"),
+            *norm("{base}h.{layer}.ln_1", "{layer}/attention_norm"),
+            *norm("{base}h.{layer}.ln_2", "{layer}/mlp_norm"),
+            *fused("{base}h.{layer}.attn.c_attn", QKV, "D H K -> D (+H K)", "H K -> (+H K)"),
+            *linear("{base}h.{layer}.attn.c_proj", "{layer}/attention/out", "H K D -> (H K) D", "D -> D"),
+            *linear("{base}h.{layer}.mlp.c_fc", "{layer}/mlp/up", "D M -> D M", "M -> M"),
+            *linear("{base}h.{layer}.mlp.c_proj", "{layer}/mlp/down", "M D -> M D", "D -> D"),
+            *rows,
+        ],
+        spellings=({"base": "transformer."}, {}),
+        ignored=(r"(.*\.)?h\.\d+\.(attn|crossattention)\.(bias|masked_bias)",),
+    )
+
+
+gpt2 = _gpt2(only("add_cross_attention", False))
+# As the decoder of another model, whose pictures it attends to.
+_MEDIA = "{base}h.{layer}.crossattention"
+_LOOK = "{layer}/encoder_attention"
+gpt2_with_encoder = _gpt2(
+    fixed(encoder_attention=True),
+    only("add_cross_attention", True),
+    written(lambda config: {"is_decoder": True}),
+    rows=[
+        *norm("{base}h.{layer}.ln_cross_attn", f"{_LOOK}_norm"),
+        *linear(f"{_MEDIA}.q_attn", f"{_LOOK}/query", "D H K -> D (H K)", "H K -> (H K)"),
+        *fused(f"{_MEDIA}.c_attn", qkv(_LOOK)[1:], "D H K -> D (+H K)", "H K -> (+H K)"),
+        *linear(f"{_MEDIA}.c_proj", f"{_LOOK}/out", "H K D -> (H K) D", "D -> D"),
     ],
-    spellings=({"base": "transformer."}, {}),
-    ignored=(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)",),
 )
 
 gpt_neox = _family(
@@ -256,7 +296,7 @@ gpt_neox = _family(
     ),
     [
         Row("{base}embed_in.weight", "embedding"),
-        Row("{head}embed_out.weight", "unembedding", tied_to="embedding"),
+        Row("{head}{output}.weight", "unembedding", tied_to="embedding"),
         *norm("{base}final_layer_norm", "final_norm"),
         *norm("{base}layers.{layer}.input_layernorm", "{layer}/attention_norm"),
         *norm("{base}layers.{layer}.post_attention_layernorm", "{layer}/mlp_norm"),
@@ -265,7 +305,11 @@ gpt_neox = _family(
         *linear("{base}layers.{layer}.mlp.dense_h_to_4h", "{layer}/mlp/up"),
         *linear("{base}layers.{layer}.mlp.dense_4h_to_h", "{layer}/mlp/down"),
     ],
-    spellings=({"base": "gpt_neox."}, {}),
+    spellings=(
+        {"base": "gpt_neox.", "output": "embed_out"},
+        {"output": "embed_out"},
+        {"base": "gpt_neox.", "output": "lm_head"},
+    ),
     ignored=(r".*\.attention\.(bias|masked_bias)", r".*rotary_emb\.inv_freq"),
 )
 

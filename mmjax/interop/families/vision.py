@@ -1,14 +1,16 @@
-"""Picture encoders of transformers: ViT, the picture towers of CLIP and SigLIP, DINOv2 with and without registers."""
+"""Picture encoders of transformers: ViT, the picture towers of CLIP and SigLIP, DINOv2 with and without
+registers, the picture encoders of BLIP-2 and InstructBLIP, Idefics-3 and SmolVLM."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mmjax.core.errors import InputError
-from mmjax.interop.families.rows import ACTIVATIONS, PATCHES, attention, fused, linear, norm, qkv
+from mmjax.interop.families.rows import ACTIVATIONS, PATCHES, attention, from_heads, fused, linear, norm, qkv
 from mmjax.interop.family import Family, Place, Row
 from mmjax.interop.settings import Setting, Tree, fixed, named, only, same, written
 from mmjax.models.encoders.vit import ViT, ViTConfig
@@ -57,7 +59,7 @@ def _family(
         ViT,
         lambda config: (jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32),),
         defaults=_DEFAULTS,
-        not_exported=("remat", "feature_layer", *detected),
+        not_exported=("remat", "feature_layer", "feature_tokens", *detected),
         **kwargs,
     )
 
@@ -217,10 +219,11 @@ _TOWER_ROWS = [
     *norm("{base}post_layernorm", "final_norm"),
     *norm("{base}encoder.layers.{layer}.layer_norm1", "{layer}/attention_norm"),
     *norm("{base}encoder.layers.{layer}.layer_norm2", "{layer}/mlp_norm"),
-    *attention("{base}encoder.layers.{layer}.self_attn", "{layer}/attention", "q_proj", "k_proj", "v_proj", "out_proj"),
     *linear("{base}encoder.layers.{layer}.mlp.fc1", "{layer}/mlp/up"),
     *linear("{base}encoder.layers.{layer}.mlp.fc2", "{layer}/mlp/down"),
 ]
+_TOWER_ATTENTION = "{base}encoder.layers.{layer}.self_attn"
+_TOWER_HEADS = attention(_TOWER_ATTENTION, "{layer}/attention", "q_proj", "k_proj", "v_proj", "out_proj")
 _TOWER = {"spellings": ({"base": "vision_model."}, {}), "ignored": (r".*embeddings\.position_ids",)}
 
 
@@ -249,6 +252,7 @@ clip_vision = _family(
     ),
     [
         *_TOWER_ROWS,
+        *_TOWER_HEADS,
         Row("{base}embeddings.class_embedding", "class_token", "1 D -> D"),
         Row("{base}embeddings.position_embedding.weight", ("class_position", "position_embedding"), "P D -> +P D"),
         *norm("{base}pre_layrnorm", "embedding_norm"),
@@ -272,6 +276,7 @@ siglip_vision = _family(
     ),
     [
         *_TOWER_ROWS,
+        *_TOWER_HEADS,
         Row("{base}embeddings.position_embedding.weight", "position_embedding"),
         Row("{base}head.probe", "pool/probe", "1 D -> 1 1 D"),
         *fused("{base}head.attention.in_proj", qkv("pool/attention"), "D H K -> (+H K) D", "H K -> (+H K)", join="_"),
@@ -283,4 +288,62 @@ siglip_vision = _family(
     **_TOWER,
 )
 
-VISION = (vit, dinov2, dinov2_with_registers, clip_vision, siglip_vision)
+# ---- Idefics-3 and SmolVLM: SigLIP without its head, for pictures with a border of padding.
+
+
+def _idefics3(model_type: str) -> Family:
+    """Neither is read by itself; `model_type` is what the whole model's config may call it."""
+    family = _family(
+        model_type,
+        "Idefics3VisionTransformer",
+        _settings(
+            same("intermediate_size", "mlp_width"),
+            named("hidden_act", "activation", ACTIVATIONS, "gelu_pytorch_tanh"),
+            fixed(position_resize="fraction"),
+            image_size=224,
+            patch_size=32,
+            eps=1e-6,
+        ),
+        [*_TOWER_ROWS, *_TOWER_HEADS, Row("{base}embeddings.position_embedding.weight", "position_embedding")],
+        **_TOWER,
+    )
+    return dataclasses.replace(family, defaults={**_DEFAULTS, "hidden_size": 1152, "num_attention_heads": 16})
+
+
+# The first releases say the whole model's name.
+IDEFICS3_VISION = tuple(map(_idefics3, ("idefics3_vision", "idefics3")))
+SMOLVLM_VISION = tuple(map(_idefics3, ("smolvlm_vision", "smolvlm", "idefics3_vision", "idefics3")))
+
+# ---- BLIP-2 and InstructBLIP: the names of CLIP, but for its positions and its attention.
+
+
+def _blip(model_type: str, architecture: str) -> Family:
+    family = _family(
+        model_type,
+        architecture,
+        _settings(
+            same("intermediate_size", "mlp_width"),
+            named("hidden_act", "activation", ACTIVATIONS, "gelu"),
+            same("qkv_bias", "qkv_bias", True),
+            _CLASS_POOLED,
+            fixed(pool_norm=True, feature_tokens="all"),
+            image_size=224,
+            patch_size=14,
+            eps=1e-6,
+        ),
+        [
+            *_TOWER_ROWS,
+            *fused(f"{_TOWER_ATTENTION}.qkv", qkv("{layer}/attention"), "D H K -> (+H K) D", "H K -> (+H K)"),
+            *from_heads(f"{_TOWER_ATTENTION}.projection", "{layer}/attention/out"),
+            Row("{base}embeddings.class_embedding", "class_token", "1 D -> 1 1 D"),
+            Row("{base}embeddings.position_embedding", ("class_position", "position_embedding"), "P D -> 1 +P D"),
+        ],
+    )
+    sizes = {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "num_attention_heads": 16}
+    return dataclasses.replace(family, defaults=sizes, not_exported=("remat",))
+
+
+blip_2_vision = _blip("blip_2_vision_model", "Blip2VisionModel")
+instructblip_vision = _blip("instructblip_vision_model", "InstructBlipVisionModel")
+
+VISION = (vit, dinov2, dinov2_with_registers, clip_vision, siglip_vision, blip_2_vision, instructblip_vision)

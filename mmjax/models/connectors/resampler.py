@@ -23,6 +23,7 @@ class ResamplerConfig:
 
     shared_kv: features and latents share the key and value weights, so they must have the same width
       (OpenFlamingo, IDEFICS). Otherwise the features have their own, from whatever width they come in.
+    qk_norm: a layer norm of each head's queries and keys (IDEFICS).
     max_frames: rows of the table of temporal embeddings, 0 for none. One frame gets no embedding.
     """
 
@@ -34,6 +35,7 @@ class ResamplerConfig:
     mlp_width: int
     activation: Activation = "squared_relu"
     shared_kv: bool = False
+    qk_norm: bool = False
     max_frames: int = 0
     norm_eps: float = 1e-5
 
@@ -49,7 +51,14 @@ class ResamplerLayer(nn.Module):
         self, x: Float[Array, "B R D"], features: Float[Array, "B S E"], mask: AttentionMask
     ) -> tuple[Float[Array, "B R D"], None]:
         config = self.config
-        attention = AttentionConfig(config.heads, config.head_width)
+        attention = AttentionConfig(
+            config.heads,
+            config.head_width,
+            qk_norm="head" if config.qk_norm else "none",
+            qk_norm_kind="layer",
+            qk_norm_bias=True,
+            norm_eps=config.norm_eps,
+        )
         features = Norm("layer", config.norm_eps, name="media_norm")(features)
         y = Norm("layer", config.norm_eps, name="attention_norm")(x)
         attend = Attention(attention, dtype=self.dtype, name="attention")

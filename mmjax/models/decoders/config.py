@@ -22,14 +22,22 @@ class DecoderConfig:
     positions: "rotary", "learned" (table of `max_length` + `position_offset` rows), "alibi", or "none".
     rope_local_base: base of the layers that have a window (Gemma-3), without scaling; None: `rope_base`.
     rope_fraction: share of the head width that is rotated (GPT-NeoX).
+    rope_sections: how many of the rotary channel pairs turn with each axis of a position: with time, height and width
+      (Qwen2-VL); None: a position is one number.
     windows: sliding windows in tokens, cycled over the layers; None: the whole past.
+    window_cuts_blocks: tokens of a block (of one picture, say) see each other only as far back as the window (Gemma-3).
     qk_norm: see `AttentionConfig`.  attention_scale: None is head_width ** -0.5.
     embedding_scale: embeddings are multiplied by sqrt(width) (Gemma).
     embedding_init: standard deviation that the embeddings start with.
+    added_vocab: the last rows of the vocabulary, which stand in tables of their own, so that they can be trained where
+      the others are frozen (IDEFICS).
     embedding_norm: a norm between the embeddings and the first layer (BERT).
     token_types: rows of a table that is added to the embeddings (BERT).
     causal: False lets every token see all of its segment, before and after it (an encoder).
     final_norm: a norm after the last layer.
+    encoder_attention: between self-attention and feed-forward, every layer attends to the media (the decoder of
+      Vaswani et al. 2017, GPT-2 as a captioner); without a gate, with heads and biases as the self-attention.
+    extra_embeddings: rows of the input embeddings beyond the vocabulary: tokens that are read, but never written.
     parallel_residual: attention and feed-forward read the same input (GPT-NeoX).
     remat: what the backward pass computes again: "none", "dots" (all but matrix products with weights), "full".
     """
@@ -63,14 +71,19 @@ class DecoderConfig:
     rope_local_base: float | None = None
     rope_scaling: RopeScaling | None = None
     rope_fraction: float = 1.0
+    rope_sections: tuple[int, ...] | None = None
     windows: tuple[int | None, ...] = (None,)
+    window_cuts_blocks: bool = False
     tied_embeddings: bool = True
     embedding_scale: bool = False
     embedding_init: float = 0.02
+    added_vocab: int = 0
     embedding_norm: bool = False
     token_types: int = 0
     causal: bool = True
     final_norm: bool = True
+    encoder_attention: bool = False
+    extra_embeddings: int = 0
     parallel_residual: bool = False
     remat: Literal["none", "dots", "full"] = "none"
 
@@ -82,6 +95,15 @@ class DecoderConfig:
         yarn = self.rope_scaling is not None and self.rope_scaling.kind == "yarn"
         if yarn and (self.rope_fraction != 1 or self.rope_local_base is not None):
             raise ConfigError("yarn scales the scores of all channels and layers: rope_fraction 1, no rope_local_base")
+        pairs = int(self.head_width * self.rope_fraction) // 2
+        if self.rope_sections is not None and sum(self.rope_sections) != pairs:
+            raise ConfigError(f"rope_sections must add up to the {pairs} rotary pairs, not {self.rope_sections}")
+        if self.encoder_attention and (self.parallel_residual or self.norm_position != "pre"):
+            raise ConfigError("encoder_attention goes with norm_position 'pre' and without parallel_residual")
+        if self.extra_embeddings and self.tied_embeddings:
+            raise ConfigError("extra_embeddings are rows that no logits belong to: set tied_embeddings to False")
+        if not 0 <= self.added_vocab < self.vocab_size:
+            raise ConfigError(f"added_vocab is a part of the vocabulary ({self.vocab_size}), not {self.added_vocab}")
         if not self.windows:
             raise ConfigError("windows must name at least one layer; (None,) is full attention everywhere")
 

@@ -72,7 +72,7 @@ class DecoderOutput:
 class _Context:
     """What every layer sees: the same for all, so it is broadcast over the scan."""
 
-    positions: Array
+    rope_positions: Array
     mask: AttentionMask
     write_index: Array | None
     media: Array | None
@@ -95,19 +95,24 @@ def alibi_slopes(heads: int) -> Float[np.ndarray, "H"]:
 
 
 class DecoderBlock(nn.Module):
-    """One layer of self-attention and feed-forward."""
+    """One layer of self-attention, attention to the media where the config says so, and feed-forward.
+
+    Where it attends to media, its cache is a pair: of the text, and of the media.
+    """
 
     config: DecoderConfig
     window: int | None
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], context: Any, cache: KeyValue | None) -> tuple[Any, KeyValue | None]:
+    def __call__(self, x: Float[Array, "B T D"], context: Any, cache: Any) -> tuple[Any, Any]:
         config = self.config
+        cache, media_cache = cache if config.encoder_attention and cache is not None else (cache, None)
         out_scale = 1.0 / (2 * config.layers)
         attend = Attention(
             config.attention,
             rope_frequencies=self._frequencies(),
+            rope_sections=config.rope_sections,
             alibi_slopes=alibi_slopes(config.heads) if config.positions == "alibi" else None,
             out_init_scale=out_scale,
             dtype=self.dtype,
@@ -122,7 +127,8 @@ class DecoderBlock(nn.Module):
 
         def attention(y):
             mask = dataclasses.replace(context.mask, window=self.window)
-            return attend(y, y, mask=mask, positions=context.positions, cache=cache, write_index=context.write_index)
+            places = {"positions": context.rope_positions, "write_index": context.write_index}
+            return attend(y, y, mask=mask, cache=cache, **places)
 
         if config.parallel_residual:
             y, pair = attention(norm("attention_norm")(x))
@@ -134,6 +140,11 @@ class DecoderBlock(nn.Module):
         else:
             y, pair = attention(norm("attention_norm")(x))
             x = x + (norm("attention_post_norm")(y) if config.norm_position == "sandwich" else y)
+            if config.encoder_attention:
+                look = Attention(config.attention, out_init_scale=out_scale, dtype=self.dtype, name="encoder_attention")
+                y = norm("encoder_attention_norm")(x)
+                y, seen = look(y, context.media, mask=context.media_mask, cache=media_cache)
+                x, pair = x + y, (pair, seen)
             y = feed_forward(norm("mlp_norm")(x))
             x = x + (norm("mlp_post_norm")(y) if config.norm_position == "sandwich" else y)
         return constrain(x, "batch", "length", "embed"), None if cache is None else pair
@@ -200,6 +211,7 @@ class Decoder(nn.Module):
         prefix: Any = None,
         blocks: Int[Array, "B T"] | None = None,
         query_segments: Int[Array, "B T"] | None = None,
+        rope_positions: Int[Array, "B T"] | Int[Array, "B T axes"] | None = None,
         cache: DecoderCache | None = None,
         write_index: Int[Array, "B T"] | None = None,
     ) -> DecoderOutput:
@@ -207,11 +219,12 @@ class Decoder(nn.Module):
 
         Padding sees nothing, unless `query_segments` say which segment each token looks at. Which media a token looks
         at is said by `media_index`, or spelt out by `media_allowed`. `prefix [B,T]` marks keys that all of their
-        segment may see, tokens of one of the `blocks [B,T]` see each other. With a `cache`, keys and values go to the
+        segment may see, tokens of one of the `blocks [B,T]` see each other. `positions` are the order of a row; where
+        `rope_positions` are given, these are what rotary embeddings turn by. With a `cache`, keys and values go to the
         places `write_index [B,T]`, and the tokens attend to the whole cache.
         """
         config = self.config
-        if (self.cross is None) != (media is None):
+        if (self.cross is None and not config.encoder_attention) != (media is None):
             raise ConfigError("a decoder with cross-attention needs media, and one without takes none")
         table, unembedding = self._embeddings()
         x = self._embed(table, tokens, positions, token_types, inline)
@@ -223,6 +236,7 @@ class Decoder(nn.Module):
             query_blocks=blocks,
             key_blocks=blocks,
             causal=config.causal,
+            window_cuts_blocks=config.window_cuts_blocks,
         )
         if cache is not None:
             mask = _over_cache(mask, cache, positions, segment_ids, write_index)
@@ -231,7 +245,8 @@ class Decoder(nn.Module):
             media_mask = AttentionMask(allowed=media_allowed)
         elif media is not None:
             media_mask = AttentionMask(query_segments=media_index, key_segments=media.segments, causal=False)
-        context = _Context(positions, mask, write_index, media.features if media else None, media_mask)
+        turned_by = positions if rope_positions is None else rope_positions
+        context = _Context(turned_by, mask, write_index, media.features if media else None, media_mask)
         x, blocks, tail = self._layers(x, context, cache)
         if config.final_norm:
             x = self._norm("final_norm")(x)
@@ -265,9 +280,16 @@ class Decoder(nn.Module):
     def _embeddings(self):
         config = self.config
         init = nn.with_logical_partitioning(nn.initializers.normal(config.embedding_init), ("vocab", "embed"))
-        shape = (config.vocab_size, config.width)
-        table = self.param("embedding", init, shape, jnp.float32)
-        return table, table if config.tied_embeddings else self.param("unembedding", init, shape, jnp.float32)
+
+        def table(name, rows):
+            first = self.param(name, init, (rows - config.added_vocab, config.width), jnp.float32)
+            if not config.added_vocab:
+                return first
+            added = self.param(f"added_{name}", init, (config.added_vocab, config.width), jnp.float32)
+            return jnp.concatenate([first, added], axis=0)
+
+        embedding = table("embedding", config.vocab_size + config.extra_embeddings)
+        return embedding, embedding if config.tied_embeddings else table("unembedding", config.vocab_size)
 
     def _table(self, name, rows):
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed"))
@@ -305,11 +327,15 @@ def plan_depth(config: DecoderConfig, cross: GatedCrossAttentionConfig | None) -
 
 
 def block_names(cross: GatedCrossAttentionConfig | None, layers: int) -> list[str]:
-    """The blocks of `layers` layers of a superblock or tail, in order: `cross_i` stands before `self_i`."""
+    """The blocks of `layers` layers of a superblock or tail, in order: `cross_i` stands before `self_i`.
+
+    Where more than one cross-attention block stands there, the second is `cross_i_2`, and so on.
+    """
     slots = cross.slots(layers) if cross is not None else ()
     names = []
     for layer in range(layers + 1):
-        names += [f"cross_{layer}"] if layer in slots else []
+        count = slots.count(layer)
+        names += [f"cross_{layer}"][:count] + [f"cross_{layer}_{number}" for number in range(2, count + 1)]
         names += [f"self_{layer}"] if layer < layers else []
     return names
 
@@ -362,13 +388,14 @@ def empty_cache(
         shape = (*leading, batch, places, attention.groups, attention.head_width)
         return KeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
+    def of_block(leading, name):
+        if name.startswith("cross_"):
+            return pair(leading, media_length, cross.attention)
+        own = pair(leading, length, config.attention)
+        return (own, pair(leading, media_length, config.attention)) if config.encoder_attention else own
+
     def block(leading, layers):
-        return {
-            name: pair(leading, media_length, cross.attention)
-            if name.startswith("cross_")
-            else pair(leading, length, config.attention)
-            for name in block_names(cross, layers)
-        }
+        return {name: of_block(leading, name) for name in block_names(cross, layers)}
 
     blocks = block((plan.superblocks,), plan.layers_per_superblock) if plan.superblocks else {}
     tail = block((), plan.tail_layers) if plan.tail_layers else {}

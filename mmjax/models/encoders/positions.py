@@ -8,10 +8,11 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.core.arrays import Array, Float
+from mmjax.core.arrays import Array, Bool, Float, Int
 from mmjax.core.errors import ConfigError
 
-Resize = Literal["bicubic", "bicubic_antialias"]
+Bicubic = Literal["bicubic", "bicubic_antialias"]
+Resize = Literal["bicubic", "bicubic_antialias", "fraction"]
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> Float[np.ndarray, "P D"]:
@@ -27,7 +28,7 @@ def sincos_positions(rows: int, columns: int, width: int) -> Float[np.ndarray, "
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def resize_positions(table: Float[Array, "P D"], rows: int, columns: int, method: Resize) -> Float[Array, "Q D"]:
+def resize_positions(table: Float[Array, "P D"], rows: int, columns: int, method: Bicubic) -> Float[Array, "Q D"]:
     """Learned positions of a square grid, brought to another grid; exact where the grid is the same.
 
     Both methods are those of torch.nn.functional.interpolate without aligned corners.
@@ -41,6 +42,27 @@ def resize_positions(table: Float[Array, "P D"], rows: int, columns: int, method
         "rh,cw,hwD->rcD", weights(side, rows), weights(side, columns), grid.astype(jnp.float32), precision="highest"
     )
     return resized.reshape(rows * columns, -1).astype(table.dtype)
+
+
+def fraction_positions(present: Bool[Array, "B r c"], side: int) -> Int[Array, "B P"]:
+    """Which place of a `side` x `side` grid of learned positions each patch takes: that at the same fraction of the
+    picture's height and width, of which only the patches `present` count (NaViT, Dehghani et al. 2023; Idefics-2, 3).
+
+    The picture begins at the top left; what is not present is at place 0. Fractions and the bounds between places are
+    rounded to float32, and a product of such decides on which side of a bound a fraction falls, as in transformers.
+    """
+    bounds = (np.arange(1, side) / side).astype(np.float32)
+
+    def places(count, length):
+        step = 1 / jnp.maximum(count, 1).astype(jnp.float32)
+        fraction = jnp.minimum(jnp.arange(length, dtype=jnp.float32)[None] * step[:, None], 1 - 1e-6)
+        return jnp.sum(fraction[:, :, None] >= bounds[None, None], axis=-1, dtype=jnp.int32)
+
+    _, rows, columns = present.shape
+    row = places(jnp.sum(present[:, :, 0], axis=1), rows)
+    column = places(jnp.sum(present[:, 0], axis=1), columns)
+    place = row[:, :, None] * side + column[:, None]
+    return jnp.where(present, place, 0).reshape(present.shape[0], -1)
 
 
 def _cubic(distance: np.ndarray, sharpness: float) -> np.ndarray:

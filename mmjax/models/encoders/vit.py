@@ -15,7 +15,12 @@ from mmjax.core.errors import ConfigError, InputError
 from mmjax.layers.attention import Attention, AttentionConfig
 from mmjax.layers.linear import Linear, Norm, fan_in_normal
 from mmjax.layers.mlp import MLP, Activation
-from mmjax.models.encoders.positions import Resize, resize_positions, sincos_positions
+from mmjax.models.encoders.positions import (
+    Resize,
+    fraction_positions,
+    resize_positions,
+    sincos_positions,
+)
 from mmjax.ops.masks import AttentionMask
 from mmjax.parallel.sharding import constrain
 
@@ -26,17 +31,24 @@ class ViTConfig:
 
     image_size: the (square) size that the learned positions are for. Where it is no multiple of patch_size (SigLIP: 384
       and 14), the pixels left over at the right and the bottom are not seen; pictures of other sizes must divide.
-    position_resize: how learned positions are brought to other sizes.
+    position_resize: how learned positions are brought to other sizes; "fraction": each patch takes the one at the same
+      fraction of the picture (Idefics-3), by the part of it that is no padding.
     stem: "patch" is one convolution of patch_size; "convolution" is `stem_layers` 3x3 convolutions of stride 2 (early
       convolutions, Xiao et al. 2021), whose strides multiply to patch_size.
     pre_norm_embeddings: a norm between the embeddings and the first layer (CLIP).
     norm_position: "pre" or "post" the sublayers.
+    attention_bias: False leaves the attention without the biases that `bias` gives the other maps too.
+    qkv_bias: False leaves only its queries, keys and values without them (BLIP-2).
     layer_scale: start of the per-channel factors on each sublayer's output (DINOv2); 0: none.
+    sublayer_gate: start of a number whose tanh multiplies each sublayer's output (Mllama); None: no gate.
     mask_token: a learned vector that stands in for masked patches (BEiT, iBOT).
     registers: extra learned tokens after the class token (Darcet et al. 2024), without positions.
     pool: "class" token, "mean" of the patches, "map" (attention by one learned query, SigLIP), or "none".
+    pool_norm: the final norm, once more, on the pooled class token (BLIP-2).
     projection: width of a linear map of the pooled vector (CLIP, or a classifier's number of classes); 0: none.
-    feature_layer: which layer's output the features are; -1 the last (after the final norm), -2 the one before.
+    feature_layer: which layer's output the features are: -1 the last (after the final norm), -2 the one before; or the
+      number of a layer, 0 for the embeddings, and no norm. Several: side by side.
+    feature_tokens: whether the features are those of the "patches" alone, or of "all" tokens.
     """
 
     image_size: int
@@ -59,13 +71,18 @@ class ViTConfig:
     activation: Activation = "gelu"
     mlp_gated: bool = False
     bias: bool = True
+    attention_bias: bool = True
+    qkv_bias: bool = True
     layer_scale: float = 0.0
+    sublayer_gate: float | None = None
     final_norm: bool = True
     pool: Literal["class", "mean", "map", "none"] = "none"
+    pool_norm: bool = False
     projection: int = 0
     projection_bias: bool = False
     projection_activation: Literal["none", "tanh"] = "none"
-    feature_layer: int = -1
+    feature_layer: int | tuple[int, ...] = -1
+    feature_tokens: Literal["patches", "all"] = "patches"
     remat: Literal["none", "full"] = "none"
 
     def __post_init__(self):
@@ -75,14 +92,21 @@ class ViTConfig:
             raise ConfigError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         if self.pool == "class" and not self.class_token:
             raise ConfigError("pool 'class' needs class_token True")
+        if self.pool_norm and (self.pool != "class" or not self.final_norm):
+            raise ConfigError("pool_norm is the final norm once more; it needs final_norm True and pool 'class'")
         if self.projection and self.pool == "none":
             raise ConfigError("projection maps the pooled vector; set pool to 'class', 'mean' or 'map'")
         if self.class_position and not self.class_token:
             raise ConfigError("class_position needs class_token True")
         if self.stem == "convolution" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
             raise ConfigError(f"a convolution stem needs a patch_size that is a power of two, not {self.patch_size}")
-        if not -self.layers <= self.feature_layer <= -1:
-            raise ConfigError(f"feature_layer must be from -{self.layers} to -1, not {self.feature_layer}")
+        if not self.feature_layers or not all(-self.layers <= layer <= self.layers for layer in self.feature_layers):
+            raise ConfigError(f"feature_layer must be from -{self.layers} to {self.layers}, not {self.feature_layer}")
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """`feature_layer` as a tuple."""
+        return (self.feature_layer,) if isinstance(self.feature_layer, int) else self.feature_layer
 
     @property
     def grid(self) -> int:
@@ -92,8 +116,8 @@ class ViTConfig:
 
 @flax.struct.dataclass
 class ViTOutput:
-    """`features` of the patches (without class token and registers) at `feature_layer`, and the `pooled` vector,
-    also `projected` where the model has a projection.
+    """`features` at `feature_layer` (of the patches, without class token and registers, unless all are asked for), and
+    the `pooled` vector, also `projected` where the model has a projection.
 
     `tokens` are all of the last layer's outputs in order: class token, registers, patches. `hidden` are the outputs of
     every layer, the embeddings first.
@@ -107,36 +131,44 @@ class ViTOutput:
 
 
 class ViTBlock(nn.Module):
-    """Bidirectional self-attention and feed-forward, with optional LayerScale."""
+    """Self-attention (bidirectional, but for a mask) and feed-forward, with optional LayerScale and gates."""
 
     config: ViTConfig
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B S D"]) -> tuple[Float[Array, "B S D"], Float[Array, "B S D"]]:
+    def __call__(
+        self, x: Float[Array, "B S D"], mask: AttentionMask | None = None
+    ) -> tuple[Float[Array, "B S D"], Float[Array, "B S D"]]:
         config = self.config
-        heads = AttentionConfig(config.heads, config.width // config.heads, qkv_bias=config.bias, out_bias=config.bias)
+        bias = config.bias and config.attention_bias
+        qkv_bias = bias and config.qkv_bias
+        heads = AttentionConfig(config.heads, config.width // config.heads, qkv_bias=qkv_bias, out_bias=bias)
         attend = Attention(heads, dtype=self.dtype, name="attention")
         mlp = MLP(config.mlp_width, config.activation, config.mlp_gated, config.bias, self.dtype, name="mlp")
 
         def attention(y):
-            return attend(y, y, mask=AttentionMask(causal=False))[0]
+            return attend(y, y, mask=AttentionMask(causal=False) if mask is None else mask)[0]
 
         for name, sublayer in (("attention", attention), ("mlp", mlp)):
             norm = Norm("layer", config.norm_eps, name=f"{name}_norm")
             if config.norm_position == "pre":
-                x = x + self._layer_scale(f"{name}_scale", sublayer(norm(x)))
+                x = x + self._scaled(name, sublayer(norm(x)))
             else:
-                x = norm(x + self._layer_scale(f"{name}_scale", sublayer(x)))
+                x = norm(x + self._scaled(name, sublayer(x)))
         x = constrain(x, "batch", "patch", "embed")
         return x, x
 
-    def _layer_scale(self, name, y):
-        if not self.config.layer_scale:
-            return y
-        init = nn.with_logical_partitioning(nn.initializers.constant(self.config.layer_scale), ("embed",))
-        scale = self.param(name, init, y.shape[-1:], jnp.float32).astype(y.dtype)
-        return y * scale[None, None, :]
+    def _scaled(self, name, y):
+        config = self.config
+        if config.layer_scale:
+            init = nn.with_logical_partitioning(nn.initializers.constant(config.layer_scale), ("embed",))
+            scale = self.param(f"{name}_scale", init, y.shape[-1:], jnp.float32).astype(y.dtype)
+            y = y * scale[None, None, :]
+        if config.sublayer_gate is not None:
+            init = nn.with_logical_partitioning(nn.initializers.constant(config.sublayer_gate), ())
+            y = y * jnp.tanh(self.param(f"{name}_gate", init, (), jnp.float32)).astype(y.dtype)
+        return y
 
 
 class AttentionPooling(nn.Module):
@@ -146,13 +178,14 @@ class AttentionPooling(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B D"]:
+    def __call__(self, x: Float[Array, "B S D"], mask: AttentionMask | None = None) -> Float[Array, "B D"]:
         config = self.config
+        mask = AttentionMask(causal=False) if mask is None else mask
         heads = AttentionConfig(config.heads, config.width // config.heads, qkv_bias=True, out_bias=True)
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed"))
         probe = self.param("probe", init, (1, config.width), jnp.float32).astype(self.dtype)
         probe = jnp.broadcast_to(probe[None], (x.shape[0], 1, config.width))
-        y, _ = Attention(heads, dtype=self.dtype, name="attention")(probe, x, mask=AttentionMask(causal=False))
+        y, _ = Attention(heads, dtype=self.dtype, name="attention")(probe, x, mask=mask)
         z = Norm("layer", config.norm_eps, name="mlp_norm")(y)
         y = y + MLP(config.mlp_width, config.activation, False, True, self.dtype, name="mlp")(z)
         return y[:, 0]
@@ -165,8 +198,15 @@ class ViT(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B h w 3"], masked: Bool[Array, "B P"] | None = None) -> ViTOutput:
+    def __call__(
+        self,
+        images: Float[Array, "B h w 3"],
+        masked: Bool[Array, "B P"] | None = None,
+        present: Bool[Array, "B P"] | None = None,
+    ) -> ViTOutput:
         """Features of the pictures; the mask token stands where `masked`.
+
+        present: the patches that are picture, a rectangle at the top left; the others are padding, which nothing sees.
 
         Raises:
           InputError: the picture's sides are not multiples of the patch, or there is no mask token.
@@ -181,7 +221,13 @@ class ViT(nn.Module):
         rows, columns = height // config.patch_size, width // config.patch_size
         seen = images[:, : rows * config.patch_size, : columns * config.patch_size]
         x = self._stem(seen.astype(self.dtype)).reshape(batch, rows * columns, config.width)
-        x = self._with_positions(self._masked(x, masked), rows, columns)
+        x = self._with_positions(self._masked(x, masked), rows, columns, present)
+        before = int(config.class_token) + config.registers
+        mask = None
+        if present is not None:
+            mask = AttentionMask(
+                key_segments=jnp.pad(present.astype(jnp.int32), ((0, 0), (before, 0)), constant_values=1)
+            )
         if config.pre_norm_embeddings:
             x = Norm("layer", config.norm_eps, name="embedding_norm")(x)
         x = constrain(x, "batch", "patch", "embed")
@@ -190,18 +236,22 @@ class ViT(nn.Module):
             block,
             variable_axes={"params": 0, "attention": 0},
             split_rngs={"params": True},
+            in_axes=nn.broadcast,
             length=config.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         embedded = x
-        x, outputs = layers(config, self.dtype, name="layers")(x)
+        x, outputs = layers(config, self.dtype, name="layers")(x, mask)
         hidden = jnp.concatenate([embedded[None], outputs], axis=0)
-        if config.final_norm:
-            x = Norm("layer", config.norm_eps, name="final_norm")(x)
-        before = int(config.class_token) + config.registers
-        features = x if config.feature_layer == -1 else hidden[config.feature_layer]
-        pooled = self._pool(x, before)
-        return ViTOutput(features[:, before:], pooled, self._project(pooled), x, hidden)
+        final_norm = Norm("layer", config.norm_eps, name="final_norm") if config.final_norm else None
+        if final_norm is not None:
+            x = final_norm(x)
+        features = jnp.concatenate([x if layer == -1 else hidden[layer] for layer in config.feature_layers], axis=-1)
+        features = features if config.feature_tokens == "all" else features[:, before:]
+        pooled = self._pool(x, before, mask)
+        if config.pool_norm:
+            pooled = final_norm(pooled)
+        return ViTOutput(features, pooled, self._project(pooled), x, hidden)
 
     def _stem(self, x):
         config = self.config
@@ -247,9 +297,13 @@ class ViT(nn.Module):
         token = self._table("mask_token", 1).astype(x.dtype)
         return x if masked is None else jnp.where(masked[:, :, None], token[None], x)
 
-    def _with_positions(self, x, rows, columns):
+    def _with_positions(self, x, rows, columns, present):
         config = self.config
-        if config.positions == "learned":
+        if config.positions == "learned" and config.position_resize == "fraction":
+            table = self._table("position_embedding", config.grid**2)
+            grid = jnp.ones((1, rows, columns), bool) if present is None else present.reshape(-1, rows, columns)
+            x = x + table[fraction_positions(grid, config.grid)].astype(x.dtype)
+        elif config.positions == "learned":
             table = self._table("position_embedding", config.grid**2)
             x = x + resize_positions(table, rows, columns, config.position_resize)[None].astype(x.dtype)
         elif config.positions == "sincos":
@@ -265,14 +319,16 @@ class ViT(nn.Module):
         extra = [jnp.broadcast_to(t[None].astype(x.dtype), (x.shape[0], *t.shape)) for t in before]
         return jnp.concatenate([*extra, x], axis=1)
 
-    def _pool(self, x, before):
+    def _pool(self, x, before, mask):
         config = self.config
         if config.pool == "class":
             return x[:, 0]
         if config.pool == "mean":
-            return jnp.mean(x[:, before:], axis=1)
+            return jnp.mean(
+                x[:, before:], axis=1, where=None if mask is None else mask.key_segments[:, before:, None] > 0
+            )
         if config.pool == "map":
-            return AttentionPooling(config, self.dtype, name="pool")(x)
+            return AttentionPooling(config, self.dtype, name="pool")(x, mask)
         return None
 
     def _project(self, pooled):

@@ -21,10 +21,12 @@ from mmjax.parallel.sharding import constrain
 class GatedCrossAttentionConfig:
     """Blocks before the decoder's layers `offset`, `offset + every`, and so on.
 
-    before: instead, the layers that have a block before them; the decoder's depth stands for its end. Where they do not
-      repeat, the depth is not scanned.
+    before: instead, the layers that have a block before them; the decoder's depth stands for its end, and a layer that
+      is named twice has two. Where they do not repeat, the depth is not scanned.
     qk_norm of the attention, RMS norms, and the two below are Mllama's.
     mlp_skips_unseen: a token that sees no image gets nothing from the feed-forward either.
+    unseen_attends_all: a token that sees no image attends to all media of its row, as transformers has it, instead of
+      getting nothing from the attention.
     `gate_init` is the value inside the tanh: 0 leaves a pre-trained language model as it was on the first step; a
     model trained from nothing learns faster from about 0.5.
     """
@@ -41,6 +43,7 @@ class GatedCrossAttentionConfig:
     gate_init: float = 0.0
     gate_shape: Literal["scalar", "channel"] = "scalar"
     mlp_skips_unseen: bool = False
+    unseen_attends_all: bool = False
 
     def __post_init__(self):
         if not 0 <= self.offset < self.every:
@@ -55,7 +58,7 @@ class GatedCrossAttention(nn.Module):
     """`x + tanh(a) attention(norm x, media)`, then `x + tanh(b) mlp(norm x)`.
 
     The mask's query segments are the media index of the text and its key segments the image numbers, so a
-    token that looks at no image gets exactly zero from the attention.
+    token that looks at no image gets exactly zero from the attention (unless the config says otherwise).
     """
 
     config: GatedCrossAttentionConfig
@@ -71,6 +74,12 @@ class GatedCrossAttention(nn.Module):
     ) -> tuple[Float[Array, "B T D"], KeyValue]:
         """Attends to `media`, or to a cache of its keys and values; returns the text and those keys and values."""
         config = self.config
+        seen = None
+        if config.mlp_skips_unseen or config.unseen_attends_all:
+            grid = mask.dense(x.shape[1], (cache.key if media is None else media).shape[1])
+            seen = jnp.any(grid, axis=-1, keepdims=True)
+            if config.unseen_attends_all:
+                mask = AttentionMask(allowed=grid | ~seen)
         y = Norm(config.norm, config.norm_eps, name="attention_norm")(x)
         attend = Attention(config.attention, dtype=self.dtype, name="attention")
         y, pair = attend(y, media, mask=mask, cache=cache)
@@ -78,8 +87,7 @@ class GatedCrossAttention(nn.Module):
         y = Norm(config.norm, config.norm_eps, name="mlp_norm")(x)
         y = MLP(config.mlp_width, config.activation, config.mlp_gated, dtype=self.dtype, name="mlp")(y)
         if config.mlp_skips_unseen:
-            seen = jnp.any(mask.dense(x.shape[1], pair.key.shape[1]), axis=-1)
-            y = jnp.where(seen[:, :, None], y, jnp.zeros((), y.dtype))
+            y = jnp.where(seen, y, jnp.zeros((), y.dtype))
         x = x + self._gate("mlp_gate", x) * y
         return constrain(x, "batch", "length", "embed"), pair
 

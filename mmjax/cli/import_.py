@@ -1,0 +1,90 @@
+"""Take an outside checkpoint in: a folder in the layout of transformers becomes a checkpoint of mmjax.
+
+mmjax import DIR OUT                              DIR: config.json and safetensors, or the name of a model on a hub
+mmjax import DIR OUT --part decoder=LM --part vision=CLIP    DIR holds only what was trained upon these (OpenFlamingo)
+mmjax train --config FILE --workdir W --config.init_from=OUT    starts from it
+mmjax export OUT BACK                             gives it back
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from mmjax.checkpoints.inspect import summarise
+from mmjax.core.errors import InputError
+from mmjax.interop.assembled import assemble
+from mmjax.training.pretrained import IMPORT_DTYPES, import_checkpoint
+
+_FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `mmjax import`."""
+    parser.add_argument("source", metavar="DIR", help="a folder in the layout of transformers, or a hub name")
+    parser.add_argument("out", metavar="OUT", help="where to write the checkpoint")
+    parser.add_argument(
+        "--dtype", default="float32", choices=IMPORT_DTYPES, help="type of the parameters (default float32)"
+    )
+
+    parser.add_argument(
+        "--part",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="a model that DIR was built upon; may be repeated",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Imports; returns the exit code."""
+    start = time.monotonic()
+    source, parts = find_source(options.source), dict(map(_part, options.part))
+    with tempfile.TemporaryDirectory(prefix="mmjax-import-") as temporary:
+        if parts:
+            source, trained = Path(temporary) / "whole", source
+            assemble(trained, parts, source)
+        imported = import_checkpoint(source, options.out, dtype=options.dtype)
+    summary = summarise(imported.parameters, {})
+    size = sum(part["bytes"] for part in summary["parts"].values())
+    print(f"family: {imported.family.model_type}")
+    print(f"parameters: {summary['parameters']:,} ({size / 1e6:,.2f} MB, {time.monotonic() - start:.1f} s)")
+    print(f"checkpoint: {options.out}")
+    print(f"next: mmjax inspect {options.out}")
+    return 0
+
+
+def _part(text: str) -> tuple[str, Path]:
+    name, equals, source = text.partition("=")
+    if not equals or not name or not source:
+        raise InputError(f"--part must be NAME=DIR, such as decoder=path/to/the/language/model, not {text!r}")
+    return name, find_source(source)
+
+
+def find_source(source: str) -> Path:
+    """The folder of a source: itself, or the local copy of a hub model, fetched where the network allows.
+
+    Raises:
+      InputError: there is no such folder, and no such model can be fetched.
+    """
+    path = Path(source).expanduser()
+    if path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
+        return path
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise InputError(
+            f"{source} is not a folder here; to fetch it as a hub model, install huggingface_hub, "
+            "or fetch it yourself and give the folder"
+        ) from None
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
+    try:
+        return Path(
+            snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{source} is not a folder here, and cannot be fetched from the hub: {reason}") from None

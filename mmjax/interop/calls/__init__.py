@@ -1,0 +1,1 @@
+"""Models called by the reference's own names of methods, arguments and outputs."""

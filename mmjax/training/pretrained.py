@@ -1,0 +1,213 @@
+"""Outside checkpoints in and out of checkpoints of ours: `mmjax import` and `mmjax export`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from mmjax.checkpoints import folder as step_folders
+from mmjax.checkpoints import manifest, store
+from mmjax.checkpoints.checksum import finish_checksums, start_checksums
+from mmjax.checkpoints.streamed import StoredLeaves, write_streamed
+from mmjax.core.arrays import Array
+from mmjax.core.config import build, to_tree
+from mmjax.core.errors import CheckpointError, ConfigError, InputError
+from mmjax.core.paths import first_match
+from mmjax.interop import engine
+from mmjax.interop.configs import write_config
+from mmjax.interop.engine import SIDE_FILES, Origin, Pretrained
+from mmjax.interop.families import FAMILIES
+from mmjax.interop.family import Family
+from mmjax.interop.layout import lay_out
+from mmjax.parallel.sharding import abstract_parameters, parameter_shardings
+from mmjax.training.load import find_run, load_run, read_config, usable_mesh
+from mmjax.training.run import RunConfig
+
+_STEP = 0
+_PREFIX = "params/"
+IMPORT_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def import_checkpoint(folder: str | Path, out: str | Path, *, dtype: str = "float32") -> Pretrained:
+    """Writes the checkpoint of an outside folder as one of ours below `out`, tensor by tensor.
+
+    The host holds one tensor at a time, whatever the model's size; no device is used. Tokenizer and processor files go
+    along. What is returned has its parameters on disk.
+
+    Raises:
+      InputError: not such a folder, an unknown family, or `out` holds a checkpoint already.
+      CheckpointError: tensors that do not fit the config (all are listed), or writing failed.
+    """
+    if dtype not in IMPORT_DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(IMPORT_DTYPES)}, not {dtype!r}")
+    plan, out = engine.inspect(folder), Path(out)
+    directory = epath.Path(out).absolute() / "checkpoints"
+    number = np.dtype(getattr(jnp, dtype))
+    leaves = {f"{_PREFIX}{path}": jax.ShapeDtypeStruct(leaf.shape, number) for path, leaf in plan.layout.shapes.items()}
+    pieces = ((f"{_PREFIX}{piece.path}", piece.index, part) for piece, part in engine.read_pieces(plan))
+    described = {
+        "model_type": plan.family.model_type,
+        "outside": dict(plan.origin.config),
+        "spelling": dict(plan.origin.spelling),
+        "dtypes": {name: dtype.name for name, dtype in plan.origin.dtypes.items()},
+        "config": to_tree(plan.config),
+    }
+    write_streamed(directory, _STEP, leaves, pieces, {"imported": described})
+    for name in SIDE_FILES:
+        if (plan.origin.folder / name).is_file():
+            shutil.copyfile(plan.origin.folder / name, out / name)
+    return open_imported(out)
+
+
+def is_imported(path: str | Path) -> bool:
+    """Whether `import_checkpoint` wrote this folder."""
+    try:
+        record = manifest.read_manifest(_step_of(path))
+    except CheckpointError:
+        return False
+    return "imported" in record.config
+
+
+def open_imported(path: str | Path) -> Pretrained:
+    """A checkpoint that `import_checkpoint` wrote; its parameters stay on disk until they are read.
+
+    Raises:
+      CheckpointError: it is damaged, or not there.
+    """
+    step = _step_of(path)
+    said = manifest.read_manifest(step).config["imported"]
+    family = FAMILIES[said["model_type"]].resolve(said["outside"])
+    dtypes = {name: np.dtype(getattr(jnp, dtype)) for name, dtype in said["dtypes"].items()}
+    origin = Origin(Path(path), said["outside"], said["spelling"], dtypes)
+    config = build(family.config, said["config"], "config")
+    return Pretrained(family, config, StoredLeaves.open(step, _PREFIX), origin)
+
+
+def load_imported(path: str | Path, mesh: Mesh | None = None) -> Pretrained:
+    """The same with its parameters read straight into their shards on `mesh` (default: one device), and verified.
+
+    Raises:
+      CheckpointError: a leaf is damaged; it is named.
+    """
+    found = open_imported(path)
+    shapes, axes = abstract_parameters(
+        found.family.model(found.config, jnp.float32).init, jax.random.key(0), *found.family.inputs(found.config)
+    )
+    one = dict.fromkeys(shapes, SingleDeviceSharding(jax.local_devices()[0]))
+    shardings = one if mesh is None else parameter_shardings(shapes, axes, mesh)
+    like = {
+        f"{_PREFIX}{name}": jax.ShapeDtypeStruct(shapes[name].shape, leaf.dtype, sharding=shardings[name])
+        for name, leaf in found.parameters.items()
+    }
+    step = _step_of(path)
+    leaves, record = store.read_arrays(step, like), manifest.read_manifest(step)
+    sums = finish_checksums(start_checksums(leaves))
+    changed = [name for name in like if sums[name] != record.leaves[name].checksum]
+    if changed:
+        raise CheckpointError(f"checkpoint {step} is damaged: {', '.join(changed)} changed since it was written")
+    return dataclasses.replace(found, parameters={name.removeprefix(_PREFIX): leaf for name, leaf in leaves.items()})
+
+
+def exportable(path: str | Path, model_type: str | None = None) -> Pretrained:
+    """What `mmjax export` writes: an imported checkpoint, an outside folder, or the parameters of a run.
+
+    model_type: the family to write it as; by default the one that it was imported as, or the first that can.
+
+    Raises:
+      InputError: there is no checkpoint at `path`, or no family (or not the one asked for) can express its model.
+    """
+    if is_imported(path):
+        found = open_imported(path)
+        if model_type in (None, found.family.model_type):
+            return found
+        return _as_family(found.config, found.parameters, model_type)
+    if _is_outside(path):
+        return engine.load(path)
+    workdir, _ = find_run(path)
+    loaded = load_run(path, usable_mesh(read_config(workdir)))
+    return _as_family(loaded.model.config, loaded.params, model_type)
+
+
+def load_parameters(path: str | Path, mesh: Mesh) -> dict[str, Array]:
+    """The parameters by path of a run, of an imported checkpoint, or of a folder in an outside layout.
+
+    Raises:
+      InputError, CheckpointError: as those of the three.
+    """
+    if is_imported(path):
+        return load_imported(path, mesh).parameters
+    if _is_outside(path):
+        return engine.load(path, mesh=mesh).parameters
+    return load_run(path, mesh).params
+
+
+def initial_params(
+    config: RunConfig, shapes: Mapping[str, Any], shardings: Mapping[str, Any], mesh: Mesh
+) -> dict[str, Array]:
+    """The parameters that `init_from` gives, laid out as the new run wants them.
+
+    Raises:
+      InputError: a parameter that the other run lacks, or has in another shape, and `init_missing` does not name; every
+        one is listed.
+    """
+    loaded = load_parameters(config.init_from, mesh)
+    missing = [path for path in shapes if path not in loaded or loaded[path].shape != shapes[path].shape]
+    allowed = [config.init_missing] if config.init_missing else []
+    unexplained = [path for path in missing if first_match(allowed, path) < 0]
+    if unexplained:
+        listed = ", ".join(
+            f"{path} ({loaded[path].shape} there, {shapes[path].shape} here)" if path in loaded else f"{path} (absent)"
+            for path in unexplained
+        )
+        raise InputError(
+            f"init_from {config.init_from} does not give: {listed}. Name what may start at random in init_missing"
+        )
+    return {path: jax.device_put(loaded[path], shardings[path]) for path in shapes if path not in missing}
+
+
+def _as_family(config: Any, parameters: Mapping[str, Any], model_type: str | None) -> Pretrained:
+    refusals = []
+    if model_type is not None and model_type not in FAMILIES:
+        raise InputError(f"the family {model_type!r} is not known; known are: {', '.join(sorted(FAMILIES))}")
+    for name, family in FAMILIES.items():
+        if not isinstance(config, family.config) or model_type not in (None, name):
+            continue
+        for resolved in _resolutions(family):
+            try:
+                write_config(resolved, config, {})
+                lay_out(resolved, config, resolved.spellings[0])
+            except (InputError, ConfigError, CheckpointError) as error:
+                refusals.append(f"{name}: {error}")
+                continue
+            return Pretrained(resolved, config, dict(parameters))
+    listed = "\n  ".join(dict.fromkeys(refusals)) or f"none is made of a {type(config).__name__}"
+    raise InputError(f"no outside family can express this model:\n  {listed}")
+
+
+def _resolutions(family: Family) -> Iterator[Family]:
+    """The family with each of the families that its parts may be."""
+    if not family.parts:
+        yield family
+        return
+    first, *rest = family.parts
+    for other in _resolutions(dataclasses.replace(family, parts=tuple(rest))):
+        for choice in first.families:
+            for part in _resolutions(choice):
+                yield dataclasses.replace(other, parts=(dataclasses.replace(first, families=(part,)), *other.parts))
+
+
+def _is_outside(path: str | Path) -> bool:
+    return (Path(path) / "config.json").is_file() and not (Path(path) / "checkpoints").is_dir()
+
+
+def _step_of(path: str | Path) -> epath.Path:
+    return step_folders.step_folder(epath.Path(path).absolute() / "checkpoints", _STEP)

@@ -1,0 +1,147 @@
+"""Outside checkpoints in and out by the command line: bit for bit, with errors of one line."""
+
+from __future__ import annotations
+
+import json
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mmjax.checkpoints import folder as step_folders
+from mmjax.core.errors import CheckpointError, InputError
+from mmjax.interop.engine import Pretrained, export, load
+from mmjax.interop.families import FAMILIES
+from mmjax.models.decoders.config import DecoderConfig
+from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.training import pretrained as imports
+from tests.cli.program import run_program
+from tests.models.plain_numpy import random_parameters
+
+CONFIG = DecoderConfig(32, 16, 5, 4, 4, 24, kv_heads=2, tied_embeddings=False, mlp_gated=True)
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory):
+    """A random Llama in bfloat16, with a tokenizer's file, in shards."""
+    folder = tmp_path_factory.mktemp("outside") / "llama"
+    family, tokens = FAMILIES["llama"], jnp.zeros((1, 1), jnp.int32)
+    parameters = random_parameters(family.model(CONFIG, jnp.float32), 1, tokens, tokens, tokens)
+    export(Pretrained(family, CONFIG, parameters), folder, dtype="bfloat16", max_shard_bytes=3000)
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def tensors_of(folder):
+    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+def test_there_and_back(outside, tmp_path):
+    code, said, error = run_program("import", str(outside), str(tmp_path / "in"))
+    assert code == 0, error
+    count = sum(tensor.size for tensor in tensors_of(outside).values())
+    assert "family: llama" in said and f"parameters: {count:,} (" in said
+    code, said, error = run_program("inspect", str(tmp_path / "in"), "--json")
+    assert code == 0, error
+    assert json.loads(said)["parameters"] == count
+    code, said, error = run_program("export", str(tmp_path / "in"), str(tmp_path / "out"), "--max-shard-gb", "4e-6")
+    assert code == 0, error
+    before, after = tensors_of(outside), tensors_of(tmp_path / "out")
+    assert before.keys() == after.keys()
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+    assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (outside, tmp_path / "out")]
+    assert configs[0] == configs[1]
+
+    code, _, error = run_program("import", str(outside), str(tmp_path / "in"))
+    assert code == 2 and "exists already" in error and len(error.strip().splitlines()) == 1
+    code, _, error = run_program("export", str(tmp_path / "in"), str(tmp_path / "out"))
+    assert code == 2 and "already holds weights" in error
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_imported_parameters_are_those_of_the_folder(outside, tmp_path, dtype):
+    imports.import_checkpoint(outside, tmp_path, dtype=dtype)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    direct = load(outside, dtype=jnp.dtype(dtype))
+    assert imports.is_imported(tmp_path) and not imports.is_imported(outside)
+    for found in (imports.load_imported(tmp_path), imports.load_imported(tmp_path, mesh)):
+        assert found.config == direct.config
+        assert list(found.parameters) == list(direct.parameters) or set(found.parameters) == set(direct.parameters)
+        for path, leaf in direct.parameters.items():
+            assert found.parameters[path].dtype == leaf.dtype
+            assert np.array_equal(found.parameters[path], leaf), path
+    assert any(not leaf.sharding.is_fully_replicated for leaf in found.parameters.values())
+    assert all(
+        np.array_equal(imports.load_parameters(place, mesh)[path].astype(jnp.float32), leaf.astype(jnp.float32))
+        for place in (tmp_path, outside)
+        for path, leaf in direct.parameters.items()
+    )
+
+
+def test_a_flipped_bit_is_noticed(outside, tmp_path):
+    imports.import_checkpoint(outside, tmp_path)
+    data = max((tmp_path / "checkpoints").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    raw = bytearray(data.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    data.write_bytes(raw)
+    with pytest.raises(CheckpointError, match=r"damaged|cannot be read|changed"):
+        imports.load_imported(tmp_path)
+
+
+def test_an_import_that_was_cut_short_leaves_no_checkpoint(outside, tmp_path, monkeypatch):
+    real = imports.engine.read_pieces
+
+    def cut(plan):
+        for number, piece in enumerate(real(plan)):
+            if number == 7:
+                raise CheckpointError("the machine died")
+            yield piece
+
+    monkeypatch.setattr(imports.engine, "read_pieces", cut)
+    with pytest.raises(CheckpointError, match="died"):
+        imports.import_checkpoint(outside, tmp_path)
+    assert not imports.is_imported(tmp_path)
+    assert step_folders.list_complete_steps(imports.epath.Path(tmp_path / "checkpoints")) == []
+    monkeypatch.setattr(imports.engine, "read_pieces", real)
+    imports.import_checkpoint(outside, tmp_path)
+    assert imports.is_imported(tmp_path)
+
+
+def test_a_model_that_no_family_can_express_is_told_why(outside, tmp_path):
+    found = imports.import_checkpoint(outside, tmp_path)
+    odd = imports.dataclasses.replace(found.config, activation="squared_relu", embedding_scale=True)
+    with pytest.raises(InputError, match="no outside family") as told:
+        imports._as_family(odd, found.parameters, None)
+    assert "llama: " in str(told.value) and "embedding_scale=True (would become False)" in str(told.value)
+    with pytest.raises(InputError, match="'lama' is not known"):
+        imports._as_family(odd, found.parameters, "lama")
+    as_qwen = imports.dataclasses.replace(found.config, qkv_bias=True)
+    assert imports._as_family(as_qwen, {}, "qwen2").family.model_type == "qwen2"
+
+
+def test_hub_names_without_a_network(tmp_path):
+    code, _, error = run_program("import", "nobody/nothing", str(tmp_path / "x"), HF_HUB_OFFLINE="1")
+    assert code == 2 and "nobody/nothing is not a folder here" in error and len(error.strip().splitlines()) == 1
+    code, _, error = run_program("import", str(tmp_path / "absent"), str(tmp_path / "x"))
+    assert code == 2 and "is not a folder" in error
+
+
+def test_mixed_types_come_back_as_they_were(outside, tmp_path):
+    tensors = {
+        name: tensor.astype(np.float32) if "norm" in name else tensor for name, tensor in tensors_of(outside).items()
+    }
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "config.json").write_text((outside / "config.json").read_text())
+    save_file(tensors, folder / "model.safetensors")
+    export(imports.import_checkpoint(folder, tmp_path / "in"), tmp_path / "out")
+    after = tensors_of(tmp_path / "out")
+    assert {tensor.dtype for tensor in after.values()} == {np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)}
+    assert all(
+        after[name].tobytes() == tensor.tobytes() and after[name].dtype == tensor.dtype
+        for name, tensor in tensors.items()
+    )
