@@ -88,9 +88,7 @@ class LoadedModel:
         Raises:
           InputError: the family does not generate.
         """
-        given = {name: np.asarray(value) for name, value in arrays.items()}
-        with use_mesh(self.mesh):
-            return generate(self.pretrained, self.pretrained.origin.folder, given, {"max_new_tokens": max_new_tokens})
+        return self._generate(arrays, max_new_tokens).sequences
 
     def answer(
         self, prompts: str | Sequence[Any], pictures: Pictures | None = None, *, max_new_tokens: int = 20
@@ -101,10 +99,15 @@ class LoadedModel:
           InputError: as `prepare` and `generate`.
         """
         arrays = self.prepare(prompts, pictures, pad="left")
-        rows = self.generate(max_new_tokens=max_new_tokens, **arrays)
-        start = rows.shape[1] - max_new_tokens if rows.shape[1] <= max_new_tokens else arrays["input_ids"].shape[1]
+        written = self._generate(arrays, max_new_tokens)
         tokenizer = self.processor.tokenizer if isinstance(self.processor, PromptProcessor) else self.tokenizer
-        return [tokenizer.backend.decode(row.tolist(), skip_special_tokens=True) for row in rows[:, max(start, 0) :]]
+        rows = written.sequences[:, written.start :]
+        return [tokenizer.backend.decode(row.tolist(), skip_special_tokens=True) for row in rows]
+
+    def _generate(self, arrays, max_new_tokens):
+        given = {name: np.asarray(value) for name, value in arrays.items()}
+        with use_mesh(self.mesh):
+            return generate(self.pretrained, self.pretrained.origin.folder, given, {"max_new_tokens": max_new_tokens})
 
 
 def load_pretrained(

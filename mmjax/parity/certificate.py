@@ -109,7 +109,7 @@ def certify(
 
 def _run(pretrained: Pretrained, folder: Path, made: Call) -> Iterator[tuple[Result, Any]]:
     if made.fn == "generate":
-        ours = {"sequences": generate(pretrained, folder, made.arguments, made.kw)}
+        ours = {"sequences": generate(pretrained, folder, made.arguments, made.kw).sequences}
     else:
         ours = call(pretrained, made.fn, made.arguments, made.kw)
     for name, reference in made.outputs.items():

@@ -112,6 +112,19 @@ def test_refusals_are_quick_and_clear(folder, tmp_path):
     assert time.perf_counter() - start < 1
 
 
+def test_a_large_file_that_is_cut_short_is_refused_at_once(folder):
+    """Nothing but its header is read."""
+    path = folder / "model.safetensors"
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2**31], "data_offsets": [0, 2**33]}}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(2**32)
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError, match=r"has 4294967296 bytes where its header says 8\d+; it is cut short"):
+        load(folder)
+    assert time.perf_counter() - start < 1
+
+
 @pytest.mark.parametrize(("dtype", "numpy_dtype"), [("bfloat16", ml_dtypes.bfloat16), ("float16", np.float16)])
 def test_half_precision_in_and_out(pretrained, tmp_path, dtype, numpy_dtype):
     """What was stored in half precision comes back bit for bit, through float32 parameters."""

@@ -14,6 +14,9 @@ from mmjax.core.errors import CheckpointError, InputError
 from mmjax.interop.tensors import INDEX, SINGLE, open_folder, write_folder
 
 
+FLOAT = np.dtype(np.float32)
+
+
 def some_tensors():
     random = np.random.default_rng(0)
     return {

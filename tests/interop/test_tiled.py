@@ -44,7 +44,7 @@ def test_llava_next_without_pinpoints_has_those_of_its_release():
 
 def test_pinpoints_that_are_no_whole_tiles():
     with pytest.raises(InputError, match="tiles of 336 pixels"):
-        read("llava_next", {"model_type": "clip_vision_model"}, image_grid_pinpoints=[[336, 500]])
+        read("llava_next", {"model_type": "clip_vision_model", "image_size": 336}, image_grid_pinpoints=[[336, 500]])
 
 
 def test_every_spelling_of_llava_next_is_recognised():

@@ -19,6 +19,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import transformers
 
+    from third_party.oracles import hugging_face, open_flamingo
+
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -46,23 +48,7 @@ def class_of(folder: Path) -> str:
 
 def reopened(folder: Path, class_name: str) -> torch.nn.Module:
     """The reference's class from a checkpoint; a tensor that is missing or left over is an error."""
-    if class_name == "Flamingo":
-        from third_party.oracles import open_flamingo
-
-        model = open_flamingo.build("Flamingo", json.loads((folder / "config.json").read_text()))
-        report = model.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
-        aliases = (*open_flamingo.ALIASES, "lang_encoder.lm_head.")
-        assert not report.unexpected_keys and all(key.startswith(aliases) for key in report.missing_keys)
-        return model.eval()
-    model_class = getattr(transformers, class_name)
-    model, report = model_class.from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
-    assert not any(report.values()), report
-    return model.eval()
-
-
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of one file, for the reference."""
-    return {name: torch.from_numpy(array) for name, array in load_file(path).items()}
+    return (open_flamingo if class_name == "Flamingo" else hugging_face).reopen(class_name, folder)
 
 
 def build(class_name: str, config_name: str, seed: int, **settings) -> torch.nn.Module:

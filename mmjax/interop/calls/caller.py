@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,8 +70,15 @@ def call(pretrained: Pretrained, fn: str, arguments: Arrays, kw: Mapping[str, An
     return compiled(pretrained, find_method(pretrained, fn), arguments, kw, plain)(pretrained.parameters)
 
 
-def generate(pretrained: Pretrained, folder: Path, arguments: Arrays, kw: Mapping[str, Any]) -> Int[np.ndarray, "B T"]:
-    """What the reference's `generate` returns, greedily, with the settings of `folder` and over them `kw`.
+class Written(NamedTuple):
+    """What the reference's `generate` returns, and where in it the prompt ends."""
+
+    sequences: Int[np.ndarray, "B T"]
+    start: int
+
+
+def generate(pretrained: Pretrained, folder: Path, arguments: Arrays, kw: Mapping[str, Any]) -> Written:
+    """Greedy tokens, with the settings of `folder` and over them `kw`.
 
     Raises:
       InputError: the family does not generate, or `kw` asks for more than greedy decoding.
@@ -82,7 +89,8 @@ def generate(pretrained: Pretrained, folder: Path, arguments: Arrays, kw: Mappin
     prompt = compiled(pretrained, adapter.prompt, arguments, kw, lambda prompt: prompt)(pretrained.parameters)
     writer = adapter.writer(pretrained, prompt)
     stop = {} if writer.stop is None else {"eos_token_id": writer.stop}
-    return greedy(writer, pretrained.parameters, prompt, generation_settings(folder, {**stop, **kw}))
+    settings = generation_settings(folder, {**stop, **kw})
+    return Written(greedy(writer, pretrained.parameters, prompt, settings), prompt.sequences.shape[1])
 
 
 def _adapter(pretrained: Pretrained) -> Adapter:

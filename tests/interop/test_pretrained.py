@@ -1,0 +1,100 @@
+"""`mmjax.load_pretrained`: prompts and pictures go in as they go into the reference, and the same comes out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import mmjax
+from mmjax.core.errors import InputError
+from mmjax.parallel.mesh import MeshConfig, make_mesh
+from tests.interop.picture_samples import ALL
+from tests.interop.test_processing_prompts import CLIP, expanding, pictures_side, tokenizer
+from tests.parity.reference_models import build, relative_error, torch, transformers
+
+VISION = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 20,
+    "image_size": 28,
+    "patch_size": 14,
+}
+TEXT = {"hidden_size": 30, "num_hidden_layers": 2, "num_attention_heads": 5, "intermediate_size": 26}
+
+
+def llava(folder):
+    processor, _ = expanding("LlavaProcessor", vision_feature_select_strategy="default", num_additional_image_tokens=1)
+    names = processor.tokenizer
+    model = build(
+        "LlavaForConditionalGeneration",
+        "LlavaConfig",
+        4,
+        vision_config={"model_type": "clip_vision_model", **VISION},
+        text_config={"model_type": "llama", "vocab_size": len(names), **TEXT},
+        image_token_index=names.convert_tokens_to_ids("<image>"),
+    )
+    model.generation_config.update(eos_token_id=names.eos_token_id, pad_token_id=names.pad_token_id)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model, processor
+
+
+def test_answers_with_pictures(tmp_path, quick_programs):
+    model, processor = llava(tmp_path)
+    prompts = ["<image> a cat", "What is in the picture? <image><image>"]
+    rows = [[ALL["odd"]], [ALL["portrait"], ALL["alpha"]]]
+    processor.tokenizer.padding_side = "left"
+    given = processor(text=prompts, images=rows, return_tensors="pt", padding=True)
+    expected = model.generate(**given, max_new_tokens=6, do_sample=False)
+    loaded = mmjax.load_pretrained(tmp_path)
+    arrays = loaded.prepare(prompts, rows, pad="left")
+    assert set(arrays) == {"input_ids", "attention_mask", "pixel_values"}
+    for name, value in arrays.items():
+        assert np.allclose(value, given[name], atol=1e-6), name
+    assert np.array_equal(loaded.generate(max_new_tokens=6, **arrays), expected)
+    written = processor.batch_decode(expected[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert loaded.answer(prompts, rows, max_new_tokens=6) == written
+    with pytest.raises(InputError, match="placeholders"):
+        loaded.prepare("a cat", [ALL["odd"]])
+    with pytest.raises(InputError, match="generate_beams is not known of the family llava; known are: forward"):
+        loaded("generate_beams", **arrays)
+
+
+def test_two_towers_on_a_mesh(tmp_path, quick_programs):
+    side = pictures_side("CLIPImageProcessor", **CLIP)
+    processor = transformers.CLIPProcessor(side, tokenizer())
+    names = processor.tokenizer
+    text = {"vocab_size": len(names), **TEXT, "max_position_embeddings": 30, "eos_token_id": names.eos_token_id}
+    model = build("CLIPModel", "CLIPConfig", 5, vision_config=VISION, text_config=text, projection_dim=18)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    texts, pictures = ["a photo of a cat</s>", "two dogs</s>"], [ALL["odd"], ALL["grey"], ALL["alpha"]]
+    with torch.no_grad():
+        expected = model(**processor(text=texts, images=pictures, return_tensors="pt", padding=True))
+    loaded = mmjax.load_pretrained(tmp_path, mesh=make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    assert any(not leaf.sharding.is_fully_replicated for leaf in loaded.parameters.values())
+    ours = loaded(**loaded.prepare(texts, pictures))
+    for name in ("logits_per_image", "image_embeds", "text_embeds"):
+        assert relative_error(ours[name], expected[name]) < 2e-5
+    alone = loaded("get_image_features", **loaded.prepare(pictures=pictures))
+    assert relative_error(alone[""] / np.linalg.norm(alone[""], axis=-1, keepdims=True), expected.image_embeds) < 2e-5
+
+
+def test_text_alone(tmp_path, quick_programs):
+    names = tokenizer()
+    model = build("LlamaForCausalLM", "LlamaConfig", 6, vocab_size=len(names), **TEXT, tie_word_embeddings=True)
+    model.generation_config.update(eos_token_id=names.eos_token_id, pad_token_id=names.pad_token_id)
+    model.save_pretrained(tmp_path)
+    names.save_pretrained(tmp_path)
+    loaded = mmjax.load_pretrained(tmp_path)
+    names.padding_side = "left"
+    given = names(["A red car", "Two"], return_tensors="pt", padding=True, return_token_type_ids=False)
+    expected = model.generate(**given, max_new_tokens=5, do_sample=False)
+    written = names.batch_decode(expected[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert loaded.answer(["A red car", "Two"], max_new_tokens=5) == written
+    with pytest.raises(InputError, match="no processor for prompts with pictures"):
+        loaded.prepare("a cat", [ALL["odd"]])
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"no tokenizer\.json"):
+        mmjax.load_pretrained(tmp_path).prepare("a cat")
