@@ -63,6 +63,10 @@ def _of_config(options):
 _PARTS = {"attention": r".*attention/.*", "feed_forward": r".*mlp/.*", "norms": r".*norm/.*"}
 
 
+# Those of models that are made of several: the blocks that look at pictures, and what stands under a name of its own.
+_MODEL_PARTS = {"cross_attention": r"decoder/(layers|tail)/cross_\d+/.*"}
+
+
 def _is_outside(path):
     return path.is_dir() and not (path / "checkpoints").exists() and (path / "config.json").exists()
 
@@ -89,7 +93,7 @@ def _of_outside(path):
         "path": str(path),
         "family": found.family.model_type,
         "architecture": (found.origin.config.get("architectures") or [found.family.architecture])[0],
-        **summarise(stored, _PARTS),
+        **summarise(stored, _MODEL_PARTS if found.family.parts else _PARTS),
         "model": to_tree(found.config),
         "tensors": tensors,
     }

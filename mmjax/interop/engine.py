@@ -28,20 +28,22 @@ from mmjax.interop.tensors import DTYPES, StoredTensor, open_folder, write_folde
 from mmjax.interop.transforms import contiguous
 from mmjax.parallel.sharding import parameter_shardings
 
-# Files that go along with weights and are not changed by us.
+# Files that go along with weights and are not changed by us: generation, tokenizer, processor.
 SIDE_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
     "generation_config.json",
+    "added_tokens.json",
+    "additional_chat_templates/*.jinja",
+    "chat_template.*",
     "merges.txt",
     "preprocessor_config.json",
     "processor_config.json",
+    "qformer_tokenizer/*",
     "special_tokens_map.json",
+    "*.model",
     "tokenizer.json",
-    "tokenizer.model",
     "tokenizer_config.json",
-    "vocab.json",
+    "video_preprocessor_config.json",
+    "vocab.*",
 )
 EXPORT_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -254,9 +256,18 @@ def export(
             max_shard_bytes,
         )
     (folder / "config.json").write_text(json.dumps(outside, indent=2, sort_keys=True) + "\n")
-    for name in SIDE_FILES:
-        if origin is not None and (origin.folder / name).is_file():
-            shutil.copyfile(origin.folder / name, folder / name)
+    if origin is not None:
+        copy_side_files(origin.folder, folder)
+
+
+def copy_side_files(source: Path, target: Path) -> None:
+    """Copies what goes along with weights and is there."""
+    for pattern in SIDE_FILES:
+        for path in source.glob(pattern):
+            if path.is_file():
+                copy = target / path.relative_to(source)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
 
 
 def _check_parameters(layout: Layout, parameters: Mapping[str, Array]) -> None:

@@ -12,7 +12,7 @@ from mmjax.core.arrays import Array, Float, Int
 from mmjax.core.errors import ConfigError
 from mmjax.layers.linear import Linear
 from mmjax.models.decoders.config import DecoderConfig
-from mmjax.models.decoders.decoder import Decoder, DecoderCache, DecoderOutput, Media
+from mmjax.models.decoders.decoder import Decoder, DecoderOutput, Media
 from mmjax.models.encoders.vit import ViT, ViTConfig, ViTOutput
 
 
@@ -74,21 +74,7 @@ class EncoderDecoder(nn.Module):
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"],
-        *,
-        media: Media,
-        media_index: Int[Array, "B T"],
-        query_segments: Int[Array, "B T"] | None = None,
-        cache: DecoderCache | None = None,
-        write_index: Int[Array, "B T"] | None = None,
+        **further: Any,
     ) -> DecoderOutput:
-        """The text, given what `encode` saw (or a cache that has its keys and values); arguments as `Decoder`'s."""
-        return self.decoder(
-            tokens,
-            positions,
-            segment_ids,
-            media=media,
-            media_index=media_index,
-            query_segments=query_segments,
-            cache=cache,
-            write_index=write_index,
-        )
+        """The text, given what `encode` saw, or a cache that has its keys and values; the rest as `Decoder`'s."""
+        return self.decoder(tokens, positions, segment_ids, **further)

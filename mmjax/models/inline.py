@@ -16,7 +16,7 @@ from mmjax.models.connectors.projector import Projector, ProjectorConfig
 from mmjax.models.connectors.q_former import QFormer, QFormerConfig, Question
 from mmjax.models.connectors.tiles import TilesConfig
 from mmjax.models.decoders.config import DecoderConfig
-from mmjax.models.decoders.decoder import Decoder, DecoderCache, DecoderOutput, Inline
+from mmjax.models.decoders.decoder import Decoder, DecoderOutput, Inline
 from mmjax.models.encoders.vit import ViT, ViTConfig, ViTOutput
 from mmjax.models.encoders.window_vit import PackedPatches, WindowViT, WindowViTConfig, WindowViTOutput
 
@@ -156,23 +156,7 @@ class InlineModel(nn.Module):
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"],
-        *,
-        inline: Inline | None = None,
-        blocks: Int[Array, "B T"] | None = None,
-        query_segments: Int[Array, "B T"] | None = None,
-        rope_positions: Int[Array, "B T"] | Int[Array, "B T axes"] | None = None,
-        cache: DecoderCache | None = None,
-        write_index: Int[Array, "B T"] | None = None,
+        **further: Any,
     ) -> DecoderOutput:
-        """The text; arguments as those of `Decoder`."""
-        return self.decoder(
-            tokens,
-            positions,
-            segment_ids,
-            inline=inline,
-            blocks=blocks,
-            query_segments=query_segments,
-            rope_positions=rope_positions,
-            cache=cache,
-            write_index=write_index,
-        )
+        """The text; further arguments as `Decoder`'s."""
+        return self.decoder(tokens, positions, segment_ids, **further)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from mmjax.core.arrays import Array, Bool, Float, Int
 from mmjax.layers.linear import Linear
 from mmjax.models.decoders.config import DecoderConfig
-from mmjax.models.decoders.decoder import Decoder, DecoderCache, DecoderOutput, Media
+from mmjax.models.decoders.decoder import Decoder, DecoderOutput, Media
 from mmjax.models.encoders.tiled_vit import TiledViT, TiledViTConfig
 from mmjax.models.fusion.gated import GatedCrossAttentionConfig
 
@@ -75,23 +75,7 @@ class Mllama(nn.Module):
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"],
-        *,
-        media: Media,
-        media_index: Int[Array, "B T"] | None = None,
-        media_allowed: Bool[Array, "B T S"] | None = None,
-        query_segments: Int[Array, "B T"] | None = None,
-        cache: DecoderCache | None = None,
-        write_index: Int[Array, "B T"] | None = None,
+        **further: Any,
     ) -> DecoderOutput:
-        """The text, given what `encode` saw (or a cache that has its keys and values); arguments as `Decoder`'s."""
-        return self.decoder(
-            tokens,
-            positions,
-            segment_ids,
-            media=media,
-            media_index=media_index,
-            media_allowed=media_allowed,
-            query_segments=query_segments,
-            cache=cache,
-            write_index=write_index,
-        )
+        """The text, given what `encode` saw, or a cache that has its keys and values; the rest as `Decoder`'s."""
+        return self.decoder(tokens, positions, segment_ids, **further)

@@ -10,7 +10,7 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 
-from mmjax.core.arrays import Array, Float, Int
+from mmjax.core.arrays import Array, Bool, Float, Int
 from mmjax.models.encoders.text import TextEncoder, TextEncoderConfig, TextEncoderOutput
 from mmjax.models.encoders.vit import ViT, ViTConfig, ViTOutput
 
@@ -61,9 +61,11 @@ class TwoTower(nn.Module):
         positions: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"],
         query_segments: Int[Array, "B T"] | None = None,
+        present: Bool[Array, "N P"] | None = None,
     ) -> TwoTowerOutput:
-        """Pictures are normalised already; segment 0 is padding."""
-        image = self.encode_images(images)
+        """Pictures are normalised already, and padding but for their patches that are `present`; segment 0 is padding
+        too."""
+        image = self.encode_images(images, present)
         text = self.encode_text(tokens, positions, segment_ids, query_segments)
         image_embeddings, text_embeddings = unit_length(vector_of(image)), unit_length(vector_of(text))
         cosines = jnp.einsum("NE,BE->NB", image_embeddings, text_embeddings, preferred_element_type=jnp.float32)
@@ -72,9 +74,9 @@ class TwoTower(nn.Module):
             logits = logits + self.logit_bias[None]
         return TwoTowerOutput(logits, image_embeddings, text_embeddings, image, text)
 
-    def encode_images(self, images: Float[Array, "N h w 3"]) -> ViTOutput:
-        """The pictures alone."""
-        return self.vision(images)
+    def encode_images(self, images: Float[Array, "N h w 3"], present: Bool[Array, "N P"] | None = None) -> ViTOutput:
+        """The pictures alone; `present` as `ViT` has it."""
+        return self.vision(images, present=present)
 
     def encode_text(
         self,

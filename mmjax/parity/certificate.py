@@ -18,7 +18,7 @@ from mmjax.core.arrays import Shaped
 from mmjax.core.errors import InputError
 from mmjax.interop.calls.caller import call, compiled, find_method, generate, plain
 from mmjax.interop.configs import same_meaning
-from mmjax.interop.engine import Pretrained, export, inspect, load
+from mmjax.interop.engine import Pretrained, export, load
 from mmjax.interop.layout import lay_out
 from mmjax.interop.tensors import open_file, open_folder
 from mmjax.parallel.sharding import use_mesh
@@ -115,6 +115,8 @@ def _run(pretrained: Pretrained, folder: Path, made: Call) -> Iterator[tuple[Res
     for name, reference in made.outputs.items():
         # A method that returns one bare array has no name for it; a file of arrays must have one.
         found = ours.get(name, ours.get("") if len(made.outputs) == 1 else None)
+        if found is None and name.isdigit():  # one of several bare arrays
+            found = ours.get(f"pooler_output.{name}")
         yield _compare(made, name, found, reference)
 
 
@@ -142,11 +144,18 @@ def _compare(made: Call, name: str, ours, reference) -> tuple[Result, Any]:
     return Result(made.name, name, largest, relative, argmax, compared), best
 
 
-def _choice(choices, reference) -> int:
-    """Which of several arrays the reference means."""
-    fitting = [number for number, choice in enumerate(choices) if choice.shape == reference.shape]
+def _choice(program, output: str, reference) -> int | None:
+    """Which of several arrays the reference means by an output; None where there is one array only."""
+    shapes: list[Any] = []
+    jax.eval_shape(lambda: program(lambda outputs: shapes.append(plain(outputs)[output])))
+    if not isinstance(shapes[0], tuple):
+        return None
+    fitting = [number for number, choice in enumerate(shapes[0]) if choice.shape == reference.shape]
     if not fitting:
         raise InputError(f"gradients are of an output of shape {list(reference.shape)}, which is not produced here")
+    if len(fitting) == 1:
+        return fitting[0]
+    choices = program(lambda outputs: plain(outputs)[output])
     return min(fitting, key=lambda number: _difference(np.asarray(choices[number]), reference, ...))
 
 
@@ -174,8 +183,7 @@ def _compare_gradients(pretrained: Pretrained, folder: Path, oracle: Oracle) -> 
         return compiled(pretrained, method, made.arguments, made.kw, finish, transform)(pretrained.parameters)
 
     reference = made.outputs[output]
-    value = program(lambda outputs: plain(outputs)[output])
-    choice = _choice(value, reference) if isinstance(value, tuple) else None
+    choice = _choice(program, output, reference)
 
     def loss(outputs):
         value = plain(outputs)[output]
@@ -205,7 +213,7 @@ def _compare_roundtrip(pretrained: Pretrained, folder: Path) -> list[Result]:
         back = Path(temporary) / "back"
         export(pretrained, back, dtype=None)
         before, after = open_folder(folder), open_folder(back)
-        kept = inspect(folder).tensors
+        kept = pretrained.origin.dtypes
         lines = [f"{name} is missing" for name in before if name not in after and name in kept]
         lines += [f"{name} is new" for name in after if name not in before]
         for name in before.keys() & after.keys():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from mmjax.core.errors import CheckpointError, ConfigError, InputError
 from mmjax.core.paths import first_match
 from mmjax.interop import engine
 from mmjax.interop.configs import write_config
-from mmjax.interop.engine import SIDE_FILES, Origin, Pretrained
+from mmjax.interop.engine import Origin, Pretrained
 from mmjax.interop.families import FAMILIES
 from mmjax.interop.family import Family
 from mmjax.interop.layout import lay_out
@@ -62,9 +61,7 @@ def import_checkpoint(folder: str | Path, out: str | Path, *, dtype: str = "floa
         "config": to_tree(plan.config),
     }
     write_streamed(directory, _STEP, leaves, pieces, {"imported": described})
-    for name in SIDE_FILES:
-        if (plan.origin.folder / name).is_file():
-            shutil.copyfile(plan.origin.folder / name, out / name)
+    engine.copy_side_files(plan.origin.folder, out)
     return open_imported(out)
 
 

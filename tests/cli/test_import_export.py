@@ -31,6 +31,8 @@ def outside(tmp_path_factory):
     parameters = random_parameters(family.model(CONFIG, jnp.float32), 1, tokens, tokens, tokens)
     export(Pretrained(family, CONFIG, parameters), folder, dtype="bfloat16", max_shard_bytes=3000)
     (folder / "tokenizer.json").write_text("{}")
+    (folder / "qformer_tokenizer").mkdir()
+    (folder / "qformer_tokenizer" / "tokenizer.json").write_text("[]")
     return folder
 
 
@@ -52,6 +54,7 @@ def test_there_and_back(outside, tmp_path):
     assert before.keys() == after.keys()
     assert all(before[name].tobytes() == after[name].tobytes() for name in before)
     assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
+    assert (tmp_path / "out" / "qformer_tokenizer" / "tokenizer.json").read_text() == "[]"
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
     configs = [json.loads((folder / "config.json").read_text()) for folder in (outside, tmp_path / "out")]
     assert configs[0] == configs[1]

@@ -45,11 +45,15 @@ def compiled(
 ) -> Callable[[Mapping[str, Array]], Any]:
     """`finish` of what a method gives, as a program of the parameters.
 
-    Pictures are arguments of the program too. Tokens, masks and sizes are part of it, so a method may look at them.
-    `transform` is applied before compiling (`jax.grad`).
+    Pictures are arguments of the program too. Tokens, masks, sizes and times are part of it, so a method may look at
+    them. `transform` is applied before compiling (`jax.grad`).
     """
-    whole = {name: value for name, value in arguments.items() if not np.issubdtype(value.dtype, np.floating)}
-    pictures = {name: jnp.asarray(value) for name, value in arguments.items() if name not in whole}
+    pictures = {
+        name: jnp.asarray(value)
+        for name, value in arguments.items()
+        if np.issubdtype(value.dtype, np.floating) and value.ndim > 1
+    }
+    whole = {name: value for name, value in arguments.items() if name not in pictures}
     program = jax.jit(
         transform(lambda parameters, pictures: finish(method(pretrained, parameters, {**whole, **pictures}, kw)))
     )

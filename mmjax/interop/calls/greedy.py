@@ -17,7 +17,11 @@ from mmjax.core.errors import InputError
 from mmjax.interop.calls.adapters import Prompt, Writer, logits_of
 from mmjax.models.decoders.decoder import empty_cache
 
-_UNDERSTOOD = {"max_new_tokens", "max_length", "do_sample", "num_beams", "eos_token_id", "pad_token_id", "use_cache"}
+_UNDERSTOOD = {
+    *("max_new_tokens", "max_length", "min_new_tokens", "do_sample", "num_beams", "eos_token_id", "pad_token_id"),
+    # Greedy decoding is the same with them.
+    *("use_cache", "temperature", "top_k", "top_p", "return_dict_in_generate", "output_scores", "output_logits"),
+}
 
 
 def greedy(
@@ -36,7 +40,9 @@ def greedy(
     pad = settings.get("pad_token_id")
     if pad is None:
         pad = stops[0] if stops else 0
-    written = np.asarray(_write(writer, steps, parameters, prompt))
+    held_back = min(settings.get("min_new_tokens") or 0, steps)
+    ending = jnp.asarray(np.isin(np.arange(writer.decoder.vocab_size), stops))
+    written = np.asarray(_write(writer, steps, parameters, prompt, ending, held_back))
     ended = np.isin(written, stops)
     after = np.cumsum(ended, axis=1) - ended > 0
     written = np.where(after, pad, written)
@@ -74,7 +80,8 @@ def _steps(settings: Mapping[str, Any], length: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames=("writer", "steps"))
-def _write(writer: Writer, steps: int, parameters, prompt: Prompt):
+def _write(writer: Writer, steps: int, parameters, prompt: Prompt, ending, held_back):
+    """Tokens [B, steps]; those that are `ending` only come after `held_back` others."""
     batch, length = prompt.tokens.shape
     cache = empty_cache(
         writer.decoder, writer.cross, batch=batch, length=length + steps, media_length=writer.media_length
@@ -85,7 +92,7 @@ def _write(writer: Writer, steps: int, parameters, prompt: Prompt):
     )
     last = jnp.max(jnp.where(prompt.segments == 1, places, 0), axis=1)
     hidden = output.hidden[jnp.arange(batch), last][:, None]
-    chosen = _chosen(output.replace(hidden=hidden))
+    chosen = _chosen(output.replace(hidden=hidden), ending & (held_back > 0))
     ones = jnp.ones((batch, 1), jnp.int32)
 
     def step(state, number):
@@ -99,11 +106,12 @@ def _write(writer: Writer, steps: int, parameters, prompt: Prompt):
             write_index=ones * (length + number),
             **prompt.later,
         )
-        return (output.cache, _chosen(output)), chosen
+        return (output.cache, _chosen(output, ending & (number + 1 < held_back))), chosen
 
     _, written = jax.lax.scan(step, (output.cache, chosen), jnp.arange(steps, dtype=jnp.int32))
     return written.T
 
 
-def _chosen(output):
-    return jnp.argmax(logits_of(output)[:, -1], axis=-1).astype(jnp.int32)
+def _chosen(output, withheld):
+    scores = jnp.where(withheld[None], -jnp.inf, logits_of(output)[:, -1])
+    return jnp.argmax(scores, axis=-1).astype(jnp.int32)

@@ -50,8 +50,6 @@ def _rope_positions(pretrained, arguments, kw: Mapping[str, Any]):
     grids = {kind: np.asarray(arguments[name]) for kind, (_, name) in _PATCHES.items() if name in arguments}
     if "mm_token_type_ids" not in arguments or not grids:
         return None
-    if "second_per_grid_ts" in arguments:
-        raise InputError("second_per_grid_ts must be among the call's keyword arguments (kw), not among its arrays")
     vision = pretrained.config.vision
     positions = grid_positions(
         np.asarray(arguments["mm_token_type_ids"]),
@@ -59,7 +57,7 @@ def _rope_positions(pretrained, arguments, kw: Mapping[str, Any]):
         merge=vision.merge,
         present=np.asarray(arguments["attention_mask"]) if "attention_mask" in arguments else None,
         tokens_per_second=vision.tokens_per_second,
-        seconds=kw.get("second_per_grid_ts"),
+        seconds=arguments.get("second_per_grid_ts", kw.get("second_per_grid_ts")),
     )
     return jnp.asarray(positions)
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from mmjax.interop.calls.adapters import Adapter, Either, Outputs, padded, pictures
+from mmjax.interop.calls.patches import given_pictures
 from mmjax.interop.calls.text import encoder_outputs
 from mmjax.models.encoders.vit import ViTConfig, ViTOutput
 from mmjax.models.two_tower import vector_of
@@ -29,20 +30,12 @@ def vit_outputs(config: ViTConfig, output: ViTOutput, *, unnormed: bool) -> Outp
     return found
 
 
-def _fitting(config: ViTConfig, pixels):
-    """The picture without what fills no patch at the right and the bottom, which the reference passes over."""
-    images = pictures(pixels)
-    height, width = (side - side % config.patch_size for side in images.shape[1:3])
-    own = images.shape[1] == images.shape[2] == config.image_size
-    return images if own else images[:, :height, :width]
-
-
 def _vit_forward(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Outputs:
     masked = arguments.get("bool_masked_pos")
     masked = None if masked is None else jnp.asarray(masked).astype(bool)
-    images = _fitting(pretrained.config, arguments["pixel_values"])
-    output = pretrained.model().apply(nested(parameters), images, masked)
-    return vit_outputs(pretrained.config, output, unnormed=pretrained.family.model_type in _UNNORMED)
+    seen = given_pictures(pretrained.config, arguments)
+    output = pretrained.model().apply(nested(parameters), seen.images, masked, seen.present)
+    return vit_outputs(pretrained.config, seen.in_order(output), unnormed=pretrained.family.model_type in _UNNORMED)
 
 
 def _convnext_forward(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Outputs:
@@ -53,19 +46,20 @@ def _convnext_forward(pretrained, parameters, arguments, kw: Mapping[str, Any]) 
 
 
 def _towers_forward(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Outputs:
-    text = padded(arguments)
+    text, seen = padded(arguments), given_pictures(pretrained.config.vision, arguments)
     output, kept = pretrained.model().apply(
         nested(parameters),
-        _fitting(pretrained.config.vision, arguments["pixel_values"]),
+        seen.images,
         text.tokens,
         text.positions,
         text.present,
         text.looking,
+        seen.present,
         mutable=["hidden"],
     )
     config = pretrained.config
     texts = encoder_outputs(config.text, output.text, kept["hidden"]["text"]["decoder"])
-    images = vit_outputs(config.vision, output.image, unnormed=config.vision.pool == "class")
+    images = vit_outputs(config.vision, seen.in_order(output.image), unnormed=config.vision.pool == "class")
     return {
         "logits_per_image": output.logits,
         "logits_per_text": output.logits.T,
@@ -93,9 +87,9 @@ def _text_features(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> 
 
 def _image_features(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Outputs:
     config = pretrained.config.vision
-    images = _fitting(config, arguments["pixel_values"])
-    output = pretrained.model().apply(nested(parameters), images, method="encode_images")
-    return vit_outputs(config, output, unnormed=config.pool == "class") | {"": vector_of(output)}
+    seen = given_pictures(config, arguments)
+    output = pretrained.model().apply(nested(parameters), seen.images, seen.present, method="encode_images")
+    return vit_outputs(config, seen.in_order(output), unnormed=config.pool == "class") | {"": vector_of(output)}
 
 
 VIT = Adapter({"forward": _vit_forward})

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from mmjax.interop.families.decoder_settings import canonical, head_width, shallow_places
 from mmjax.interop.families.rows import ACTIVATIONS, attention, linear, norm
-from mmjax.interop.families.vision import clip_vision, siglip_vision
+from mmjax.interop.families.vision import clip_vision, siglip2_vision, siglip_vision
 from mmjax.interop.family import Family, Part, Row
 from mmjax.interop.settings import Setting, Tree, fixed, named, only, same, within, written
 from mmjax.models.encoders.text import TextEncoder, TextEncoderConfig
@@ -129,24 +129,29 @@ def _siglip_projection() -> Setting:
     return Setting(read, lambda config: {"projection_size": config.projection})
 
 
-siglip_text = _text_family(
-    "siglip_text_model",
-    "SiglipTextModel",
-    {
-        "vocab_size": 32_000,
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-    },
-    (
-        *_layers(length=64, eps=1e-6, act="gelu_pytorch_tanh", bidirectional=True),
-        fixed(pool="last", projection_bias=True),
-        _siglip_projection(),
-    ),
-    [*_TOWER_ROWS, *linear("{base}head", "projection")],
-    **_TOWER,
-)
+def _siglip_text(model_type: str, architecture: str) -> Family:
+    return _text_family(
+        model_type,
+        architecture,
+        {
+            "vocab_size": 32_000,
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+        },
+        (
+            *_layers(length=64, eps=1e-6, act="gelu_pytorch_tanh", bidirectional=True),
+            fixed(pool="last", projection_bias=True),
+            _siglip_projection(),
+        ),
+        [*_TOWER_ROWS, *linear("{base}head", "projection")],
+        **_TOWER,
+    )
+
+
+siglip_text = _siglip_text("siglip_text_model", "SiglipTextModel")
+siglip2_text = _siglip_text("siglip2_text_model", "Siglip2TextModel")
 
 
 def _detect_bert(shapes, spelling) -> dict[str, Any]:
@@ -254,13 +259,14 @@ clip = _pair(
     (_joint_width(), same("logit_scale_init_value", "scale_init", 2.6592)),
     [Row("logit_scale", "logit_scale", "1 -> ")],
 )
-siglip = _pair(
-    "siglip",
-    "SiglipModel",
-    siglip_vision,
-    siglip_text,
-    (fixed(bias_init=-10.0),),
-    [Row("logit_scale", "logit_scale"), Row("logit_bias", "logit_bias")],
-)
 
-TOWERS = (bert, clip_text, siglip_text, clip, siglip)
+
+def _siglip_pair(model_type: str, architecture: str, vision: Family, text: Family) -> Family:
+    rows = [Row("logit_scale", "logit_scale"), Row("logit_bias", "logit_bias")]
+    return _pair(model_type, architecture, vision, text, (fixed(bias_init=-10.0),), rows)
+
+
+siglip = _siglip_pair("siglip", "SiglipModel", siglip_vision, siglip_text)
+siglip2 = _siglip_pair("siglip2", "Siglip2Model", siglip2_vision, siglip2_text)
+
+TOWERS = (bert, clip_text, siglip_text, siglip2_text, clip, siglip, siglip2)

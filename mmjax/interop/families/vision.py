@@ -1,9 +1,10 @@
-"""Picture encoders of transformers: ViT, the picture towers of CLIP and SigLIP, DINOv2 with and without
+"""Picture encoders of transformers: ViT, the picture towers of CLIP, SigLIP and SigLIP-2, DINOv2 with and without
 registers, the picture encoders of BLIP-2 and InstructBLIP, Idefics-3 and SmolVLM."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -29,13 +30,26 @@ def _side(key: str, field: str, default: int) -> Setting:
     return Setting(read, lambda config: {key: getattr(config, field)})
 
 
-def _settings(*more: Setting, image_size: int, patch_size: int, eps: float) -> tuple[Setting, ...]:
+def _patch_count(default: int, patch_size: int) -> Setting:
+    """num_patches, the learned positions of a square grid, in place of a side in pixels."""
+
+    def read(outside: Tree) -> dict[str, Any]:
+        count = outside.get("num_patches", default)
+        side = math.isqrt(count)
+        if side * side != count:
+            raise InputError(f"config.json has num_patches={count}; only squares of whole numbers are supported")
+        return {"image_size": side * _side("patch_size", "patch_size", patch_size).read(outside)["patch_size"]}
+
+    return Setting(read, lambda config: {"num_patches": config.grid**2})
+
+
+def _settings(*more: Setting, image_size: int | Setting, patch_size: int, eps: float) -> tuple[Setting, ...]:
     return (
         same("hidden_size", "width"),
         same("num_hidden_layers", "layers"),
         same("num_attention_heads", "heads"),
         same("layer_norm_eps", "norm_eps", eps),
-        _side("image_size", "image_size", image_size),
+        image_size if isinstance(image_size, Setting) else _side("image_size", "image_size", image_size),
         _side("patch_size", "patch_size", patch_size),
         only("num_channels", 3),
         *more,
@@ -211,10 +225,10 @@ dinov2_with_registers = _dinov2(
     fixed(position_resize="bicubic_antialias"),
 )
 
-# ---- CLIP and SigLIP.
+# ---- CLIP, SigLIP and SigLIP-2.
 
+_TOWER_PATCHES = Row("{base}embeddings.patch_embedding.weight", "patch_kernel", PATCHES)
 _TOWER_ROWS = [
-    Row("{base}embeddings.patch_embedding.weight", "patch_kernel", PATCHES),
     Row("{base}embeddings.patch_embedding.bias", "patch_bias"),
     *norm("{base}post_layernorm", "final_norm"),
     *norm("{base}encoder.layers.{layer}.layer_norm1", "{layer}/attention_norm"),
@@ -224,6 +238,7 @@ _TOWER_ROWS = [
 ]
 _TOWER_ATTENTION = "{base}encoder.layers.{layer}.self_attn"
 _TOWER_HEADS = attention(_TOWER_ATTENTION, "{layer}/attention", "q_proj", "k_proj", "v_proj", "out_proj")
+_TOWER_POSITIONS = Row("{base}embeddings.position_embedding.weight", "position_embedding")
 _TOWER = {"spellings": ({"base": "vision_model."}, {}), "ignored": (r".*embeddings\.position_ids",)}
 
 
@@ -251,6 +266,7 @@ clip_vision = _family(
         eps=1e-5,
     ),
     [
+        _TOWER_PATCHES,
         *_TOWER_ROWS,
         *_TOWER_HEADS,
         Row("{base}embeddings.class_embedding", "class_token", "1 D -> D"),
@@ -263,28 +279,41 @@ clip_vision = _family(
     **_TOWER,
 )
 
+_SIGLIP = (
+    same("intermediate_size", "mlp_width"),
+    named("hidden_act", "activation", ACTIVATIONS, "gelu_pytorch_tanh"),
+    named("vision_use_head", "pool", {True: "map", False: "none"}, True),
+)
+_SIGLIP_ROWS = [
+    *_TOWER_ROWS,
+    *_TOWER_HEADS,
+    _TOWER_POSITIONS,
+    Row("{base}head.probe", "pool/probe", "1 D -> 1 1 D"),
+    *fused("{base}head.attention.in_proj", qkv("pool/attention"), "D H K -> (+H K) D", "H K -> (+H K)", join="_"),
+    *linear("{base}head.attention.out_proj", "pool/attention/out", "H K D -> D (H K)", "D -> D"),
+    *norm("{base}head.layernorm", "pool/mlp_norm"),
+    *linear("{base}head.mlp.fc1", "pool/mlp/up"),
+    *linear("{base}head.mlp.fc2", "pool/mlp/down"),
+]
 siglip_vision = _family(
     "siglip_vision_model",
     "SiglipVisionModel",
+    _settings(*_SIGLIP, image_size=224, patch_size=16, eps=1e-6),
+    [_TOWER_PATCHES, *_SIGLIP_ROWS],
+    **_TOWER,
+)
+# It reads pictures that are cut into patches already, by a linear map of their pixels.
+siglip2_vision = _family(
+    "siglip2_vision_model",
+    "Siglip2VisionModel",
     _settings(
-        same("intermediate_size", "mlp_width"),
-        named("hidden_act", "activation", ACTIVATIONS, "gelu_pytorch_tanh"),
-        named("vision_use_head", "pool", {True: "map", False: "none"}, True),
-        image_size=224,
+        *_SIGLIP,
+        fixed(position_resize="bilinear_antialias"),
+        image_size=_patch_count(256, 16),
         patch_size=16,
         eps=1e-6,
     ),
-    [
-        *_TOWER_ROWS,
-        *_TOWER_HEADS,
-        Row("{base}embeddings.position_embedding.weight", "position_embedding"),
-        Row("{base}head.probe", "pool/probe", "1 D -> 1 1 D"),
-        *fused("{base}head.attention.in_proj", qkv("pool/attention"), "D H K -> (+H K) D", "H K -> (+H K)", join="_"),
-        *linear("{base}head.attention.out_proj", "pool/attention/out", "H K D -> D (H K)", "D -> D"),
-        *norm("{base}head.layernorm", "pool/mlp_norm"),
-        *linear("{base}head.mlp.fc1", "pool/mlp/up"),
-        *linear("{base}head.mlp.fc2", "pool/mlp/down"),
-    ],
+    [Row("{base}embeddings.patch_embedding.weight", "patch_kernel", "p q C D -> D (p q C)"), *_SIGLIP_ROWS],
     **_TOWER,
 )
 
@@ -304,7 +333,7 @@ def _idefics3(model_type: str) -> Family:
             patch_size=32,
             eps=1e-6,
         ),
-        [*_TOWER_ROWS, *_TOWER_HEADS, Row("{base}embeddings.position_embedding.weight", "position_embedding")],
+        [_TOWER_PATCHES, *_TOWER_ROWS, *_TOWER_HEADS, _TOWER_POSITIONS],
         **_TOWER,
     )
     return dataclasses.replace(family, defaults={**_DEFAULTS, "hidden_size": 1152, "num_attention_heads": 16})
@@ -332,6 +361,7 @@ def _blip(model_type: str, architecture: str) -> Family:
             eps=1e-6,
         ),
         [
+            _TOWER_PATCHES,
             *_TOWER_ROWS,
             *fused(f"{_TOWER_ATTENTION}.qkv", qkv("{layer}/attention"), "D H K -> (+H K) D", "H K -> (+H K)"),
             *from_heads(f"{_TOWER_ATTENTION}.projection", "{layer}/attention/out"),
@@ -346,4 +376,7 @@ def _blip(model_type: str, architecture: str) -> Family:
 blip_2_vision = _blip("blip_2_vision_model", "Blip2VisionModel")
 instructblip_vision = _blip("instructblip_vision_model", "InstructBlipVisionModel")
 
-VISION = (vit, dinov2, dinov2_with_registers, clip_vision, siglip_vision, blip_2_vision, instructblip_vision)
+VISION = (
+    *(vit, dinov2, dinov2_with_registers, clip_vision, siglip_vision, siglip2_vision),
+    *(blip_2_vision, instructblip_vision),
+)

@@ -12,7 +12,7 @@ from mmjax.core.arrays import Array, Bool, Float, Int
 from mmjax.core.errors import ConfigError
 
 Bicubic = Literal["bicubic", "bicubic_antialias"]
-Resize = Literal["bicubic", "bicubic_antialias", "fraction"]
+Resize = Literal["bicubic", "bicubic_antialias", "bilinear_antialias", "fraction"]
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> Float[np.ndarray, "P D"]:
@@ -42,6 +42,25 @@ def resize_positions(table: Float[Array, "P D"], rows: int, columns: int, method
         "rh,cw,hwD->rcD", weights(side, rows), weights(side, columns), grid.astype(jnp.float32), precision="highest"
     )
     return resized.reshape(rows * columns, -1).astype(table.dtype)
+
+
+def bilinear_positions(table: Float[Array, "P D"], present: Bool[Array, "B r c"]) -> Float[Array, "B Q D"]:
+    """Learned positions of a square grid, brought to the size of every picture (SigLIP-2): that of its `present`
+    patches, a rectangle at the top left. What is not present has the picture's first position.
+
+    The method is the bilinear one with antialiasing of torch.nn.functional.interpolate, without aligned corners.
+    """
+    side = math.isqrt(table.shape[0])
+    batch, rows, columns = present.shape
+    resized = jnp.einsum(
+        "Brh,Bcw,hwD->BrcD",
+        _bilinear_antialias(side, jnp.sum(present[:, :, 0], axis=1), rows),
+        _bilinear_antialias(side, jnp.sum(present[:, 0], axis=1), columns),
+        table.reshape(side, side, -1).astype(jnp.float32),
+        precision="highest",
+    )
+    fitted = jnp.where(present[..., None], resized, resized[:, :1, :1])
+    return fitted.reshape(batch, rows * columns, -1).astype(table.dtype)
 
 
 def fraction_positions(present: Bool[Array, "B r c"], side: int) -> Int[Array, "B P"]:
@@ -89,3 +108,14 @@ def _bicubic_antialias(old: int, new: int) -> Float[np.ndarray, "new old"]:
     place = (np.arange(new) + 0.5) * old / new - 0.5
     weights = _cubic((place[:, None] - np.arange(old)[None]) / max(old / new, 1.0), -0.5)
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _bilinear_antialias(old: int, new: Int[Array, "B"], length: int) -> Float[Array, "B length old"]:
+    """Triangles, widened where the grid shrinks, and normalised over the places that exist; of the `length` rows each
+    picture means its first `new` ones."""
+    step = old / jnp.maximum(new, 1).astype(jnp.float32)[:, None, None]
+    place = (jnp.arange(length, dtype=jnp.float32)[None, :, None] + 0.5) * step - 0.5
+    place = jnp.minimum(place, old - 0.5)  # rows that are not meant keep a weight, so that none is divided by zero
+    distance = jnp.abs(place - jnp.arange(old, dtype=jnp.float32)[None, None]) / jnp.maximum(step, 1.0)
+    weights = jnp.maximum(1.0 - distance, 0.0)
+    return weights / jnp.sum(weights, axis=2, keepdims=True)

@@ -17,6 +17,7 @@ from mmjax.layers.linear import Linear, Norm, fan_in_normal
 from mmjax.layers.mlp import MLP, Activation
 from mmjax.models.encoders.positions import (
     Resize,
+    bilinear_positions,
     fraction_positions,
     resize_positions,
     sincos_positions,
@@ -32,7 +33,7 @@ class ViTConfig:
     image_size: the (square) size that the learned positions are for. Where it is no multiple of patch_size (SigLIP: 384
       and 14), the pixels left over at the right and the bottom are not seen; pictures of other sizes must divide.
     position_resize: how learned positions are brought to other sizes; "fraction": each patch takes the one at the same
-      fraction of the picture (Idefics-3), by the part of it that is no padding.
+      fraction of the picture (Idefics-3). This and "bilinear_antialias" go by the part of it that is no padding.
     stem: "patch" is one convolution of patch_size; "convolution" is `stem_layers` 3x3 convolutions of stride 2 (early
       convolutions, Xiao et al. 2021), whose strides multiply to patch_size.
     pre_norm_embeddings: a norm between the embeddings and the first layer (CLIP).
@@ -299,13 +300,16 @@ class ViT(nn.Module):
 
     def _with_positions(self, x, rows, columns, present):
         config = self.config
-        if config.positions == "learned" and config.position_resize == "fraction":
+        if config.positions == "learned":
             table = self._table("position_embedding", config.grid**2)
             grid = jnp.ones((1, rows, columns), bool) if present is None else present.reshape(-1, rows, columns)
-            x = x + table[fraction_positions(grid, config.grid)].astype(x.dtype)
-        elif config.positions == "learned":
-            table = self._table("position_embedding", config.grid**2)
-            x = x + resize_positions(table, rows, columns, config.position_resize)[None].astype(x.dtype)
+            if config.position_resize == "fraction":
+                positions = table[fraction_positions(grid, config.grid)]
+            elif config.position_resize == "bilinear_antialias":
+                positions = bilinear_positions(table, grid)
+            else:
+                positions = resize_positions(table, rows, columns, config.position_resize)[None]
+            x = x + positions.astype(x.dtype)
         elif config.positions == "sincos":
             x = x + jnp.asarray(sincos_positions(rows, columns, config.width), x.dtype)[None]
         before = []
