@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mmjax.interop.engine import Pretrained, export, load
 from mmjax.interop.layout import lay_out
 from mmjax.interop.tensors import open_file, open_folder
 from mmjax.parallel.sharding import use_mesh
-from mmjax.parity.folder import GRADIENTS, Call, Oracle, read_oracle
+from mmjax.parity.folder import GRADIENTS, Call, read_oracle
 
 TOLERANCE = 2e-5  # of the largest number of the reference's output
 GRADIENT_TOLERANCE = 1e-4
@@ -92,32 +92,60 @@ def certify(
     oracle = read_oracle(folder)
     if gradients and not (folder / GRADIENTS).exists():
         raise InputError(f"{folder} has no {GRADIENTS}; make the folder with gradients, or leave --grads out")
+    if gradients and oracle.grads_of is None:
+        raise InputError(f"{folder / 'oracle.json'} has no grads_of, which names the output that gradients are of")
     with jax.default_matmul_precision("highest"), use_mesh(mesh):
         pretrained = load(folder, mesh=mesh)
         certificate = Certificate(pretrained.family.model_type, oracle.reference, [], {})
+        rows: list[Result] = []
         for made in oracle.calls:
-            for result, value in _run(pretrained, folder, made):
+            if gradients and made.name == oracle.grads_of[0]:
+                ours, slopes = _differentiate(pretrained, made, oracle.grads_of[1])
+                rows = _compare_gradients(pretrained, folder, slopes)
+            else:
+                ours = _make(pretrained, folder, made)
+            for name, reference in made.outputs.items():
+                result, value = _compare(made, name, _named(made, ours, name), reference)
                 certificate.results.append(result)
                 if value is not None:
-                    certificate.computed[f"{made.name}/{result.output}"] = value
-        if gradients:
-            certificate.results += _compare_gradients(pretrained, folder, oracle)
+                    certificate.computed[f"{made.name}/{name}"] = value
+        certificate.results += rows
     if roundtrip:
         certificate.results += _compare_roundtrip(pretrained, folder)
     return certificate
 
 
-def _run(pretrained: Pretrained, folder: Path, made: Call) -> Iterator[tuple[Result, Any]]:
+def _make(pretrained: Pretrained, folder: Path, made: Call) -> dict[str, Any]:
     if made.fn == "generate":
-        ours = {"sequences": generate(pretrained, folder, made.arguments, made.kw).sequences}
-    else:
-        ours = call(pretrained, made.fn, made.arguments, made.kw)
-    for name, reference in made.outputs.items():
-        # A method that returns one bare array has no name for it; a file of arrays must have one.
-        found = ours.get(name, ours.get("") if len(made.outputs) == 1 else None)
-        if found is None and name.isdigit():  # one of several bare arrays
-            found = ours.get(f"pooler_output.{name}")
-        yield _compare(made, name, found, reference)
+        return {"sequences": generate(pretrained, folder, made.arguments, made.kw).sequences}
+    return call(pretrained, made.fn, made.arguments, made.kw)
+
+
+def _named(made: Call, ours: Mapping[str, Any], name: str) -> Any:
+    """Our output by the reference's name, or None."""
+    if name in ours:
+        return ours[name]
+    if len(made.outputs) == 1 and "" in ours:
+        return ours[""]  # a method that returns one bare array has no name for it; a file of arrays must have one
+    return ours.get(f"pooler_output.{name}") if name.isdigit() else None  # one of several bare arrays
+
+
+def _differentiate(pretrained: Pretrained, made: Call, output: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a call gives, and the gradient of the mean square of one of its outputs by parameter."""
+    method, reference = find_method(pretrained, made.fn), made.outputs[output]
+
+    def program(finish, **more):
+        return compiled(pretrained, method, made.arguments, made.kw, finish, **more)(pretrained.parameters)
+
+    choice = _choice(program, made, output, reference)
+
+    def loss(outputs):
+        ours = plain(outputs)
+        value = _named(made, ours, output)
+        return jnp.mean(jnp.square(value if choice is None else value[choice])), ours
+
+    slopes, ours = program(loss, transform=functools.partial(jax.grad, has_aux=True))
+    return ours, slopes
 
 
 def _compare(made: Call, name: str, ours, reference) -> tuple[Result, Any]:
@@ -144,18 +172,19 @@ def _compare(made: Call, name: str, ours, reference) -> tuple[Result, Any]:
     return Result(made.name, name, largest, relative, argmax, compared), best
 
 
-def _choice(program, output: str, reference) -> int | None:
+def _choice(program, made: Call, output: str, reference) -> int | None:
     """Which of several arrays the reference means by an output; None where there is one array only."""
-    shapes: list[Any] = []
-    jax.eval_shape(lambda: program(lambda outputs: shapes.append(plain(outputs)[output])))
-    if not isinstance(shapes[0], tuple):
-        return None
-    fitting = [number for number, choice in enumerate(shapes[0]) if choice.shape == reference.shape]
-    if not fitting:
-        raise InputError(f"gradients are of an output of shape {list(reference.shape)}, which is not produced here")
-    if len(fitting) == 1:
-        return fitting[0]
-    choices = program(lambda outputs: plain(outputs)[output])
+    seen: list[Any] = []
+    jax.eval_shape(lambda: program(lambda outputs: seen.append(_named(made, plain(outputs), output))))
+    choices = seen[0] if isinstance(seen[0], tuple) else (seen[0],)
+    fitting = [number for number, choice in enumerate(choices) if np.shape(choice) == reference.shape]
+    if seen[0] is None or not fitting:
+        raise InputError(
+            f"gradients are of {made.name}/{output} {list(reference.shape)}, which is not produced here in that shape"
+        )
+    if not isinstance(seen[0], tuple) or len(fitting) == 1:
+        return fitting[0] if isinstance(seen[0], tuple) else None
+    choices = program(lambda outputs: _named(made, plain(outputs), output))
     return min(fitting, key=lambda number: _difference(np.asarray(choices[number]), reference, ...))
 
 
@@ -172,24 +201,7 @@ def _difference(ours, reference, there) -> float:
     return float(difference.max()) if difference.size else 0.0
 
 
-def _compare_gradients(pretrained: Pretrained, folder: Path, oracle: Oracle) -> list[Result]:
-    if oracle.grads_of is None:
-        raise InputError(f"{folder / 'oracle.json'} has no grads_of, which names the output that gradients are of")
-    name, output = oracle.grads_of
-    made = next(made for made in oracle.calls if made.name == name)
-    method = find_method(pretrained, made.fn)
-
-    def program(finish, transform=lambda function: function):
-        return compiled(pretrained, method, made.arguments, made.kw, finish, transform)(pretrained.parameters)
-
-    reference = made.outputs[output]
-    choice = _choice(program, output, reference)
-
-    def loss(outputs):
-        value = plain(outputs)[output]
-        return jnp.mean(jnp.square(value if choice is None else value[choice]))
-
-    ours = program(loss, jax.grad)
+def _compare_gradients(pretrained: Pretrained, folder: Path, ours: Mapping[str, Any]) -> list[Result]:
     layout = lay_out(pretrained.family, pretrained.config, pretrained.origin.spelling)
     references = {name: tensor.read() for name, tensor in open_file(folder / GRADIENTS).items()}
     largest = max(float(np.abs(reference).max(initial=0.0)) for reference in references.values())

@@ -17,6 +17,30 @@ def pictures(random: np.random.Generator, *shape: int) -> np.ndarray:
     return random.normal(size=shape).astype(np.float32)
 
 
+def patches(
+    random: np.random.Generator, shapes: Sequence[tuple[int, int]], patch: int, padding: int = 0
+) -> dict[str, np.ndarray]:
+    """Images cut into patches.
+
+    Args:
+      random: where the pixels come from; those of the padding are zero.
+      shapes: rows and columns of patches of each image.
+      patch: the side of a patch in pixels.
+      padding: how many patches of padding the largest image has.
+
+    Returns:
+      `pixel_values` [B P patch*patch*3], `pixel_attention_mask` [B P] (0 at padding, int64) and `spatial_shapes` [B 2].
+    """
+    counts = np.array([rows * columns for rows, columns in shapes])
+    mask = np.arange(counts.max() + padding) < counts[:, None]
+    pixels = pictures(random, *mask.shape, patch * patch * 3) * mask[..., None]
+    return {
+        "pixel_values": pixels.astype(np.float32),
+        "pixel_attention_mask": mask.astype(np.int64),
+        "spatial_shapes": np.array(shapes, np.int64),
+    }
+
+
 def token_rows(
     random: np.random.Generator,
     lengths: Sequence[int],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 
 from third_party.oracles.calls import Settings
-from third_party.oracles.rows import BOS, EOS, PAD, SPECIAL, pictures, token_rows
+from third_party.oracles.rows import BOS, EOS, PAD, SPECIAL, patches, pictures, token_rows
 from third_party.oracles.variants import GREEDY, HIDDEN, Call, Variant
 
 PATCH = 4
@@ -38,6 +39,17 @@ def _calls(other: Other, masked: bool, random: np.random.Generator, settings: Se
     return calls
 
 
+def _patch_calls(random: np.random.Generator, settings: Settings) -> list[Call]:
+    """Images given as patches: of the encoder's own size, of another, and of several in one call, with padding."""
+    side = math.isqrt(settings["num_patches"])
+    several = [(side - 1, side + 2), (1, 2), (side + 3, 2)]
+    return [
+        Call("whole", patches(random, [(side, side)] * 3, PATCH), kw=HIDDEN),
+        Call("other", patches(random, [(side + 3, side - 2)] * 2, PATCH), kw=HIDDEN),
+        Call("padded", patches(random, several, PATCH, padding=3), kw=HIDDEN),
+    ]
+
+
 def _encoder_decoder_calls(random: np.random.Generator, settings: Settings) -> list[Call]:
     size = settings["encoder"]["image_size"]
 
@@ -53,6 +65,10 @@ def _encoder_decoder_calls(random: np.random.Generator, settings: Settings) -> l
 def sizes(width: int, layers: int, heads: int, mlp: int | None, **more) -> dict:
     base = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "patch_size": PATCH}
     return base | ({"intermediate_size": mlp} if mlp else {}) | {"image_size": 20} | more
+
+
+def _of_patches(*args, **more) -> dict:
+    return {name: value for name, value in sizes(*args, **more).items() if name != "image_size"}
 
 
 def _encoder(class_name: str, settings: dict, grads_of: str, other: Other, masked: bool = False) -> Variant:
@@ -152,12 +168,19 @@ _TABLE = {
         ),
     ),
 }
+_PATCHED = (
+    (_of_patches(35, 3, 5, 22, num_patches=25), "pooler_output"),
+    (_of_patches(36, 2, 3, 50, num_patches=16, vision_use_head=False), "last_hidden_state"),
+)
 _ENCODER_DECODERS = (
     {"encoder": {"model_type": "vit", **sizes(35, 2, 5, 22)}, "decoder": _gpt2(33, 3), **_START},
     {"encoder": {"model_type": "vit", **sizes(36, 2, 3, 50)}, "decoder": _gpt2(36, 6), **_START},
 )
 FAMILIES = {
     **{family: tuple(_encoder(*row) for row in rows) for family, rows in _TABLE.items()},
+    "siglip2_vision_model": tuple(
+        Variant("Siglip2VisionModel", settings, _patch_calls, f"whole/{grads_of}") for settings, grads_of in _PATCHED
+    ),
     "vision_encoder_decoder": tuple(
         Variant("VisionEncoderDecoderModel", settings, _encoder_decoder_calls, "whole/logits")
         for settings in _ENCODER_DECODERS
