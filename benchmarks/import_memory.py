@@ -79,8 +79,10 @@ def measure(what: str, folder: Path) -> None:
         import jax.numpy as jnp
 
         from mmjax.interop import engine
+        from mmjax.parallel.host import keep_freed_memory
         from mmjax.training.pretrained import import_checkpoint
 
+        keep_freed_memory()  # as the command line does
         before = _peak()
         start = time.monotonic()
         if what == "import":

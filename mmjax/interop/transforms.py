@@ -14,9 +14,11 @@ differ between them.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
 import math
+import os
 import re
 from collections.abc import Sequence
 
@@ -160,13 +162,24 @@ def contiguous(array: np.ndarray) -> np.ndarray:
 
 def _contiguous_matrix(matrix: np.ndarray) -> np.ndarray:
     laid = np.empty(matrix.shape, matrix.dtype)
-    for row in range(0, matrix.shape[0], _BLOCK):
-        for column in range(0, matrix.shape[1], _BLOCK):
-            block = slice(row, row + _BLOCK), slice(column, column + _BLOCK)
-            laid[block] = matrix[block]
+
+    def copy(rows: range) -> None:
+        for row in rows:
+            for column in range(0, matrix.shape[1], _BLOCK):
+                block = slice(row, row + _BLOCK), slice(column, column + _BLOCK)
+                laid[block] = matrix[block]
+
+    starts = range(0, matrix.shape[0], _BLOCK)
+    workers = min(os.cpu_count() or 1, 8)
+    if matrix.size < _LARGE or workers == 1:
+        copy(starts)
+    else:
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:  # numpy copies without holding the interpreter
+            list(pool.map(copy, [starts[worker::workers] for worker in range(workers)]))
     return laid
 
 
+_LARGE = 2**20  # elements; below, a thread costs more than it saves
 _BLOCK = 128
 
 # A parameter that lies outside as it lies here.

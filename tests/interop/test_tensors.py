@@ -13,7 +13,6 @@ from safetensors.numpy import load_file, save_file
 from mmjax.core.errors import CheckpointError, InputError
 from mmjax.interop.tensors import INDEX, SINGLE, open_folder, write_folder
 
-
 FLOAT = np.dtype(np.float32)
 
 
