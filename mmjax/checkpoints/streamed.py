@@ -18,7 +18,7 @@ from mmjax.checkpoints import folder, manifest, store
 from mmjax.checkpoints.checksum import HostChecksum
 from mmjax.checkpoints.manifest import LeafRecord, Manifest
 from mmjax.core.arrays import Shaped
-from mmjax.core.errors import CheckpointError, InputError
+from mmjax.core.errors import CheckpointError
 
 _CHUNK_BYTES = 2**26
 _CACHE_BYTES = 100_000_000
@@ -34,15 +34,11 @@ def write_streamed(
     """Writes a step whose arrays come as (name, index along the first axis or None, array); one is held at a time.
 
     Raises:
-      InputError: the directory has this step already.
       CheckpointError: it cannot be written, or pieces are missing.
+      FileExistsError: the directory has this step already.
     """
     path = folder.step_folder(directory, step)
-    if path.exists() and (path / manifest.FILE_NAME).exists():
-        raise InputError(f"{path} exists already; give another folder, or remove it first")
-    if path.exists():
-        folder.remove_step(directory, step)
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(parents=True)
     sums = {name: HostChecksum() for name in leaves}
     context, opened = _context(), {}
     for name, index, piece in pieces:

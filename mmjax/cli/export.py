@@ -10,6 +10,7 @@ CKPT may also be a folder in the layout of transformers.
 from __future__ import annotations
 
 import argparse
+import json
 
 from mmjax.interop.engine import EXPORT_DTYPES, export
 from mmjax.interop.stablehlo import Shapes, export_stablehlo
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="transformers",
         help="a checkpoint (default), or compiled-anywhere programs: encode, prefill, decode",
     )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     programs = parser.add_argument_group("programs of --format stablehlo")
     programs.add_argument("--platforms", default="cpu", metavar="LIST", help="such as cpu,tpu,cuda (default cpu)")
     shapes = Shapes()
@@ -46,10 +48,17 @@ def run(options: argparse.Namespace) -> int:
     if options.format == "stablehlo":
         shapes = Shapes(options.batch, options.length, options.new_tokens, options.images)
         names = export_stablehlo(found, options.out, platforms=options.platforms.split(","), shapes=shapes)
-        print(f"programs: {', '.join(names)}")
-        print(f"next: python {options.out}/load.py inputs.npz")
+        record = {"programs": names, "next": f"python {options.out}/load.py inputs.npz"}
+        print(json.dumps(record) if options.json else f"programs: {', '.join(names)}\nnext: {record['next']}")
         return 0
     export(found, options.out, dtype=options.dtype, max_shard_bytes=int(options.max_shard_gb * 1e9))
+    if options.json:
+        print(json.dumps({"family": found.family.model_type, "folder": options.out}))
+        return 0
     print(f"family: {found.family.model_type}")
     print(f"folder: {options.out}")
+    if found.origin is None:
+        print(
+            "no tokenizer or processor is written: the run's own are not in this layout; put those of its origin beside"
+        )
     return 0

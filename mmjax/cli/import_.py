@@ -9,6 +9,7 @@ mmjax export OUT BACK                             gives it back
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
@@ -37,21 +38,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=DIR",
         help="a model that DIR was built upon; may be repeated",
     )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Imports; returns the exit code."""
     start = time.monotonic()
     source, parts = find_source(options.source), dict(map(_part, options.part))
-    with tempfile.TemporaryDirectory(prefix="mmjax-import-") as temporary:
+    beside = Path(options.out).expanduser().absolute().parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="mmjax-import-", dir=beside) as temporary:
         if parts:
             source, trained = Path(temporary) / "whole", source
             assemble(trained, parts, source)
         imported = import_checkpoint(source, options.out, dtype=options.dtype)
     summary = summarise(imported.parameters, {})
-    size = sum(part["bytes"] for part in summary["parts"].values())
-    print(f"family: {imported.family.model_type}")
-    print(f"parameters: {summary['parameters']:,} ({size / 1e6:,.2f} MB, {time.monotonic() - start:.1f} s)")
+    record = {
+        "family": imported.family.model_type,
+        "parameters": summary["parameters"],
+        "bytes": sum(part["bytes"] for part in summary["parts"].values()),
+        "seconds": round(time.monotonic() - start, 1),
+        "checkpoint": options.out,
+    }
+    if options.json:
+        print(json.dumps(record))
+        return 0
+    print(f"family: {record['family']}")
+    print(f"parameters: {record['parameters']:,} ({record['bytes'] / 1e6:,.2f} MB, {record['seconds']} s)")
     print(f"checkpoint: {options.out}")
     print(f"next: mmjax inspect {options.out}")
     return 0
@@ -82,9 +95,7 @@ def find_source(source: str) -> Path:
         ) from None
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
     try:
-        return Path(
-            snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
-        )
+        return Path(snapshot_download(source, allow_patterns=_FETCHED))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{source} is not a folder here, and cannot be fetched from the hub: {reason}") from None

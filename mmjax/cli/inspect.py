@@ -23,6 +23,7 @@ from mmjax.interop import engine
 from mmjax.models.families import FAMILIES
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.training.load import abstract_batch, build_model
+from mmjax.training.pretrained import is_imported, open_imported
 from mmjax.training.state import plan_state
 
 
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
         record = _of_outside(options.path)
     elif options.path:
         record = inspect(options.path, warn=lambda message: print(f"warning: {message}", file=sys.stderr))
+        record |= _of_imported(options.path)
     else:
         record = _of_config(options)
     print(json.dumps(record) if options.json else _text(record))
@@ -57,6 +59,15 @@ def _of_config(options):
     summary = summarise(plan.shapes, FAMILIES[config.model.family].parts)
     trained = summarise({path: shape for path, shape in plan.shapes.items() if path in trainable}, {})
     return {"config": options.config, "step": None, **summary, "trainable": trained["parameters"]}
+
+
+def _of_imported(path):
+    """What an imported checkpoint was, and the settings of its model."""
+    if not is_imported(path):
+        return {}
+    found = open_imported(path)
+    architecture = (found.origin.config.get("architectures") or [found.family.architecture])[0]
+    return {"family": found.family.model_type, "architecture": architecture, "model": to_tree(found.config)}
 
 
 # Parts of the models of outside families, by the names that layers share.

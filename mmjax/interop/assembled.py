@@ -16,8 +16,9 @@ import numpy as np
 
 from mmjax.core.arrays import Shaped
 from mmjax.core.errors import CheckpointError, InputError
+from mmjax.core.folders import check_new, new_folder
 from mmjax.interop.configs import read_config, write_config
-from mmjax.interop.engine import Inspection, inspect
+from mmjax.interop.engine import Inspection, copy_side_files, inspect
 from mmjax.interop.families import FAMILIES
 from mmjax.interop.family import Family, Part, Place
 from mmjax.interop.layout import Entry, Piece, choose_spelling, lay_out
@@ -41,12 +42,11 @@ def assemble(
       parts: field of our config ("vision", "decoder") -> folder.
 
     Raises:
-      InputError: no such part, or a model of another kind; a folder that holds weights already.
+      InputError: no such part, or a model of another kind; a folder that is not empty.
       CheckpointError: tensors that are missing, left over or of the wrong shape; all of them are listed.
     """
-    trained, folder = Path(trained), Path(folder)
-    if folder.exists() and any(folder.glob("*.safetensors*")):
-        raise InputError(f"{folder} already holds weights; give another folder, or remove them first")
+    check_new(folder)
+    trained = Path(trained)
     outside = json.loads((trained / "config.json").read_text())
     if outside.get("model_type") not in FAMILIES:
         raise InputError(f"{trained} is of the family {outside.get('model_type')!r}, which is not known")
@@ -82,9 +82,11 @@ def assemble(
         name: tensors[name].dtype if name in tensors else sources[spots[entry.pieces[0]]].dtype
         for name, entry in entries.items()
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_folder(folder, {name: entry.shape for name, entry in entries.items()}, types, contents, max_shard_bytes)
-    (folder / "config.json").write_text(json.dumps(outside, indent=2, sort_keys=True) + "\n")
+    with new_folder(folder) as made:
+        write_folder(made, {name: entry.shape for name, entry in entries.items()}, types, contents, max_shard_bytes)
+        (made / "config.json").write_text(json.dumps(outside, indent=2, sort_keys=True) + "\n")
+        for source in (*parts.values(), trained):  # what lies beside the trained weights holds over the parts'
+            copy_side_files(Path(source), made)
 
 
 @dataclasses.dataclass(frozen=True)

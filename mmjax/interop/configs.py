@@ -13,6 +13,9 @@ from mmjax.core.errors import InputError
 from mmjax.interop.family import Family
 from mmjax.interop.settings import Setting, Tree
 
+# What reading a value of the wrong kind may raise.
+_WRONG_KIND = (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError)
+
 
 def read_config(family: Family, outside: Tree, detected: Mapping[str, Any] | None = None) -> Any:
     """Our config that an outside one describes, together with fields `detected` elsewhere ({field: value} for parts).
@@ -25,7 +28,7 @@ def read_config(family: Family, outside: Tree, detected: Mapping[str, Any] | Non
     try:
         for setting in family.settings:
             _merge(fields, setting.read(known))
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
+    except _WRONG_KIND as error:
         raise InputError(f"config.json has a value of the wrong kind: {error}") from None
     _merge(fields, detected or {})
     for part in family.parts:
@@ -76,9 +79,18 @@ def _written(family: Family, config: Any, base: Tree) -> dict[str, Any]:
     known = {**family.defaults, **base}
     for setting in family.settings:
         if before is None or not _agree(family, setting, known, before, config):
-            for key, value in setting.write(config).items():
-                _insert(outside, key, value)
+            _write(outside, setting, config)
+    for setting in family.settings:  # what agreed alone may contradict what was changed beside it
+        try:
+            setting.read({**family.defaults, **outside})
+        except (InputError, *_WRONG_KIND):
+            _write(outside, setting, config)
     return outside
+
+
+def _write(outside: dict[str, Any], setting: Setting, config: Any) -> None:
+    for key, value in setting.write(config).items():
+        _insert(outside, key, value)
 
 
 def _agree(family: Family, setting: Setting, known: Tree, before: Any, now: Any) -> bool:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from mmjax.core.arrays import Array, Shaped
 from mmjax.core.errors import CheckpointError, InputError
+from mmjax.core.folders import check_new, new_folder
 from mmjax.core.progress import progress_bar
 from mmjax.interop.configs import read_config, write_config
 from mmjax.interop.families import FAMILIES
@@ -227,14 +228,12 @@ def export(
     dtype: "float32", "bfloat16" or "float16"; None: every tensor in the type that it was imported in, else float32.
 
     Raises:
-      InputError: an unknown dtype, a config that the family's layout cannot express, or a folder that holds weights.
+      InputError: an unknown dtype, a config that the family's layout cannot express, or a folder that is not empty.
       CheckpointError: parameters that are not those of the config.
     """
-    folder = Path(folder)
     if dtype not in (None, *EXPORT_DTYPES):
         raise InputError(f"dtype must be one of {', '.join(EXPORT_DTYPES)}, not {dtype!r}")
-    if folder.exists() and any(folder.glob("*.safetensors*")):
-        raise InputError(f"{folder} already holds weights; give another folder, or remove them first")
+    check_new(folder)
     family, origin = pretrained.family, pretrained.origin
     outside = write_config(family, pretrained.config, origin.config if origin else {})
     outside.setdefault("model_type", family.model_type)
@@ -243,21 +242,20 @@ def export(
         outside["torch_dtype" if "torch_dtype" in outside else "dtype"] = dtype or "float32"
     layout = lay_out(family, pretrained.config, origin.spelling if origin else family.spellings[0])
     _check_parameters(layout, pretrained.parameters)
-    folder.mkdir(parents=True, exist_ok=True)
     imported = origin.dtypes if origin else {}
     entries = {name: entry for name, entry in layout.entries.items() if not entry.tied or name in imported}
-    with progress_bar(total=len(entries), what="export", unit="tensor") as bar:
+    with new_folder(folder) as made, progress_bar(total=len(entries), what="export", unit="tensor") as bar:
         chosen = DTYPES[EXPORT_DTYPES[dtype or "float32"]]
         write_folder(
-            folder,
+            made,
             {name: entry.shape for name, entry in entries.items()},
             {name: chosen if dtype else imported.get(name, chosen) for name in entries},
             _contents(entries, pretrained.parameters, bar.update),
             max_shard_bytes,
         )
-    (folder / "config.json").write_text(json.dumps(outside, indent=2, sort_keys=True) + "\n")
-    if origin is not None:
-        copy_side_files(origin.folder, folder)
+        (made / "config.json").write_text(json.dumps(outside, indent=2, sort_keys=True) + "\n")
+        if origin is not None:
+            copy_side_files(origin.folder, made)
 
 
 def copy_side_files(source: Path, target: Path) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 
 from mmjax.core.arrays import Array
 from mmjax.core.errors import InputError
+from mmjax.core.folders import check_new, new_folder
 from mmjax.interop.engine import Pretrained
 from mmjax.interop.tensors import write_folder
 from mmjax.models.decoders.config import DecoderConfig
@@ -72,39 +73,37 @@ def export_stablehlo(
     """Writes the programs of a model, its parameters and the example; returns the programs' names.
 
     Raises:
-      InputError: an unknown platform, a model that has no such programs, or a folder that holds an export already.
+      InputError: an unknown platform, a model that has no such programs, or a folder that is not empty.
     """
-    folder = Path(folder)
     unknown = [name for name in platforms if name not in PLATFORMS]
     if unknown or not platforms:
         raise InputError(f"platforms must be of {', '.join(PLATFORMS)}, not {', '.join(unknown) or 'none'}")
-    if (folder / "signature.json").exists():
-        raise InputError(f"{folder} already holds an export; give another folder, or remove it first")
+    check_new(folder)
     programs = make_programs(pretrained, shapes)
     kept = {path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in pretrained.parameters.items()}
-    folder.mkdir(parents=True, exist_ok=True)
     signature: dict[str, Any] = {"shapes": dataclasses.asdict(shapes), "platforms": list(platforms), "programs": {}}
-    for name, program in programs.items():
-        used = _used(program, kept)
-        with default_backend("xla"):  # a flash kernel is of one platform
-            exported = jax.export.export(jax.jit(program.function), platforms=platforms)(used, program.inputs)
-        (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
-        outputs = jax.eval_shape(program.function, used, program.inputs)
-        signature["programs"][name] = {
-            "parameters": sorted(used),
-            "inputs": {key: _described(value) for key, value in program.inputs.items()},
-            "outputs": {key: _described(value) for key, value in outputs.items()},
-        }
-    write_folder(
-        folder,
-        {path: leaf.shape for path, leaf in kept.items()},
-        dict.fromkeys(kept, np.dtype(np.float32)),
-        lambda path: np.asarray(pretrained.parameters[path]),
-        2**62,
-    )
-    (folder / "model.safetensors").rename(folder / "parameters.safetensors")
-    (folder / "load.py").write_text(resources.files("mmjax.interop").joinpath("stablehlo_loader.py.txt").read_text())
-    (folder / "signature.json").write_text(json.dumps(signature, indent=2) + "\n")
+    with new_folder(folder) as made:
+        for name, program in programs.items():
+            used = _used(program, kept)
+            with default_backend("xla"):  # a flash kernel is of one platform
+                exported = jax.export.export(jax.jit(program.function), platforms=platforms)(used, program.inputs)
+            (made / f"{name}.stablehlo").write_bytes(exported.serialize())
+            outputs = jax.eval_shape(program.function, used, program.inputs)
+            signature["programs"][name] = {
+                "parameters": sorted(used),
+                "inputs": {key: _described(value) for key, value in program.inputs.items()},
+                "outputs": {key: _described(value) for key, value in outputs.items()},
+            }
+        write_folder(
+            made,
+            {path: leaf.shape for path, leaf in kept.items()},
+            dict.fromkeys(kept, np.dtype(np.float32)),
+            lambda path: np.asarray(pretrained.parameters[path]),
+            2**62,
+        )
+        (made / "model.safetensors").rename(made / "parameters.safetensors")
+        (made / "load.py").write_text(resources.files("mmjax.interop").joinpath("stablehlo_loader.py.txt").read_text())
+        (made / "signature.json").write_text(json.dumps(signature, indent=2) + "\n")
     return list(programs)
 
 

@@ -79,7 +79,8 @@ def open_folder(folder: str | Path) -> dict[str, StoredTensor]:
             f"{folder} holds only pickled weights ({pickles[0]}), which can run any code when read, so they are "
             "refused; where you trust them, convert them: transformers' save_pretrained(folder) writes safetensors"
         )
-    raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}")
+    own = "; it is a checkpoint of mmjax, which `mmjax export` gives back" if (folder / "checkpoints").is_dir() else ""
+    raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}{own}")
 
 
 def _open_sharded(folder: Path) -> dict[str, StoredTensor]:
@@ -123,6 +124,10 @@ def open_file(path: Path) -> dict[str, StoredTensor]:
 
 
 def _stored(path: Path, data: int, name: str, entry: Mapping) -> StoredTensor:
+    if entry["dtype"] not in DTYPES:
+        raise CheckpointError(
+            f"{path} holds {name} as {entry['dtype']}, which is not supported; convert it to bfloat16 or float32 first"
+        )
     start, end = entry["data_offsets"]
     tensor = StoredTensor(name, path, data + start, tuple(entry["shape"]), DTYPES[entry["dtype"]])
     if end - start != tensor.nbytes:

@@ -20,6 +20,7 @@ from mmjax.checkpoints.streamed import StoredLeaves, write_streamed
 from mmjax.core.arrays import Array
 from mmjax.core.config import build, to_tree
 from mmjax.core.errors import CheckpointError, ConfigError, InputError
+from mmjax.core.folders import check_new, new_folder
 from mmjax.core.paths import first_match
 from mmjax.interop import engine
 from mmjax.interop.configs import write_config
@@ -43,13 +44,13 @@ def import_checkpoint(folder: str | Path, out: str | Path, *, dtype: str = "floa
     along. What is returned has its parameters on disk.
 
     Raises:
-      InputError: not such a folder, an unknown family, or `out` holds a checkpoint already.
+      InputError: not such a folder, an unknown family, or `out` is not empty.
       CheckpointError: tensors that do not fit the config (all are listed), or writing failed.
     """
     if dtype not in IMPORT_DTYPES:
         raise InputError(f"dtype must be one of {', '.join(IMPORT_DTYPES)}, not {dtype!r}")
-    plan, out = engine.inspect(folder), Path(out)
-    directory = epath.Path(out).absolute() / "checkpoints"
+    check_new(out)
+    plan = engine.inspect(folder)
     number = np.dtype(getattr(jnp, dtype))
     leaves = {f"{_PREFIX}{path}": jax.ShapeDtypeStruct(leaf.shape, number) for path, leaf in plan.layout.shapes.items()}
     pieces = ((f"{_PREFIX}{piece.path}", piece.index, part) for piece, part in engine.read_pieces(plan))
@@ -60,18 +61,20 @@ def import_checkpoint(folder: str | Path, out: str | Path, *, dtype: str = "floa
         "dtypes": {name: dtype.name for name, dtype in plan.origin.dtypes.items()},
         "config": to_tree(plan.config),
     }
-    write_streamed(directory, _STEP, leaves, pieces, {"imported": described})
-    engine.copy_side_files(plan.origin.folder, out)
+    with new_folder(out) as made:
+        engine.copy_side_files(plan.origin.folder, made)
+        write_streamed(epath.Path(made) / "checkpoints", _STEP, leaves, pieces, {"imported": described})
     return open_imported(out)
 
 
 def is_imported(path: str | Path) -> bool:
-    """Whether `import_checkpoint` wrote this folder."""
-    try:
-        record = manifest.read_manifest(_step_of(path))
-    except CheckpointError:
-        return False
-    return "imported" in record.config
+    """Whether `import_checkpoint` wrote this folder.
+
+    Raises:
+      CheckpointError: its manifest is damaged.
+    """
+    step = _step_of(path)
+    return (step / manifest.FILE_NAME).exists() and "imported" in manifest.read_manifest(step).config
 
 
 def open_imported(path: str | Path) -> Pretrained:
@@ -122,13 +125,11 @@ def exportable(path: str | Path, model_type: str | None = None) -> Pretrained:
     Raises:
       InputError: there is no checkpoint at `path`, or no family (or not the one asked for) can express its model.
     """
-    if is_imported(path):
-        found = open_imported(path)
+    if is_imported(path) or _is_outside(path):
+        found = open_imported(path) if is_imported(path) else engine.load(path)
         if model_type in (None, found.family.model_type):
             return found
         return _as_family(found.config, found.parameters, model_type)
-    if _is_outside(path):
-        return engine.load(path)
     workdir, _ = find_run(path)
     loaded = load_run(path, usable_mesh(read_config(workdir)))
     return _as_family(loaded.model.config, loaded.params, model_type)
@@ -168,7 +169,11 @@ def initial_params(
         raise InputError(
             f"init_from {config.init_from} does not give: {listed}. Name what may start at random in init_missing"
         )
-    return {path: jax.device_put(loaded[path], shardings[path]) for path in shapes if path not in missing}
+    return {
+        path: jax.device_put(loaded[path].astype(shapes[path].dtype), shardings[path])
+        for path in shapes
+        if path not in missing
+    }
 
 
 def _as_family(config: Any, parameters: Mapping[str, Any], model_type: str | None) -> Pretrained:
@@ -184,6 +189,9 @@ def _as_family(config: Any, parameters: Mapping[str, Any], model_type: str | Non
                 lay_out(resolved, config, resolved.spellings[0])
             except (InputError, ConfigError, CheckpointError) as error:
                 refusals.append(f"{name}: {error}")
+                continue
+            except (AttributeError, TypeError):
+                refusals.append(f"{name}: it is made of other parts")
                 continue
             return Pretrained(resolved, config, dict(parameters))
     listed = "\n  ".join(dict.fromkeys(refusals)) or f"none is made of a {type(config).__name__}"
@@ -207,4 +215,7 @@ def _is_outside(path: str | Path) -> bool:
 
 
 def _step_of(path: str | Path) -> epath.Path:
-    return step_folders.step_folder(epath.Path(path).absolute() / "checkpoints", _STEP)
+    path = epath.Path(path).absolute()
+    if path.parent.name == "checkpoints" and path.name.isdecimal():
+        return path
+    return step_folders.step_folder(path / "checkpoints", _STEP)

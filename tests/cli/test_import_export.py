@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import types
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -47,7 +49,9 @@ def test_there_and_back(outside, tmp_path):
     assert "family: llama" in said and f"parameters: {count:,} (" in said
     code, said, error = run_program("inspect", str(tmp_path / "in"), "--json")
     assert code == 0, error
-    assert json.loads(said)["parameters"] == count
+    record = json.loads(said)
+    assert (record["parameters"], record["family"], record["model"]["width"]) == (count, "llama", 16)
+    assert imports.exportable(record["path"]).family.model_type == "llama"
     code, said, error = run_program("export", str(tmp_path / "in"), str(tmp_path / "out"), "--max-shard-gb", "4e-6")
     assert code == 0, error
     before, after = tensors_of(outside), tensors_of(tmp_path / "out")
@@ -60,9 +64,11 @@ def test_there_and_back(outside, tmp_path):
     assert configs[0] == configs[1]
 
     code, _, error = run_program("import", str(outside), str(tmp_path / "in"))
-    assert code == 2 and "exists already" in error and len(error.strip().splitlines()) == 1
+    assert code == 2 and "is there already, and not empty" in error and len(error.strip().splitlines()) == 1
     code, _, error = run_program("export", str(tmp_path / "in"), str(tmp_path / "out"))
-    assert code == 2 and "already holds weights" in error
+    assert code == 2 and "is there already, and not empty" in error
+    code, _, error = run_program("export", str(tmp_path / "in"), str(tmp_path / "in"), "--format", "stablehlo")
+    assert code == 2 and imports.is_imported(tmp_path / "in")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -148,3 +154,19 @@ def test_mixed_types_come_back_as_they_were(outside, tmp_path):
         after[name].tobytes() == tensor.tobytes() and after[name].dtype == tensor.dtype
         for name, tensor in tensors.items()
     )
+
+
+def test_a_run_starts_from_an_import_of_another_type(outside, tmp_path):
+    imports.import_checkpoint(outside, tmp_path, dtype="bfloat16")
+    mesh, direct = make_mesh(MeshConfig(fsdp=8, data=1)), load(outside)
+    shapes = {path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in direct.parameters.items()}
+    shapes["new/kernel"] = jax.ShapeDtypeStruct((2,), jnp.float32)
+    one = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    run = types.SimpleNamespace(init_from=str(tmp_path), init_missing="new/.*")
+    found = imports.initial_params(run, shapes, dict.fromkeys(shapes, one), mesh)
+    assert found.keys() == direct.parameters.keys()
+    assert all(
+        found[path].dtype == jnp.float32 and np.array_equal(found[path], direct.parameters[path]) for path in found
+    )
+    with pytest.raises(InputError, match=r"does not give: new/kernel \(absent\)"):
+        imports.initial_params(types.SimpleNamespace(init_from=str(tmp_path), init_missing=""), shapes, {}, mesh)

@@ -53,7 +53,10 @@ def test_without_a_verb_the_help_is_shown(mmjax):
     ("arguments", "message"),
     [
         (["trian"], "there is no verb 'trian'; did you mean train? (mmjax --help explains)"),
-        (["zzz"], "there is no verb 'zzz'; valid are: data, eval, generate, inspect, report, train (mmjax --help"),
+        (
+            ["zzz"],
+            "there is no verb 'zzz'; valid are: data, eval, export, generate, import, inspect, parity,",
+        ),
         (["--bogus"], "unrecognized arguments: --bogus (mmjax --help explains)"),
         (["train"], "the following arguments are required: --config, --workdir (mmjax train --help explains)"),
         (["inspect", "--bogus"], f"there is no option --bogus; {SETTING}.bogus (mmjax inspect --help explains)"),

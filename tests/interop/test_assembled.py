@@ -107,7 +107,7 @@ def test_parts_make_the_whole_again(whole):
     assert again.keys() == tensors.keys()
     assert all(np.array_equal(again[name], tensors[name]) for name in tensors)
     assert load(root / "again").config == load(root / "whole").config
-    with pytest.raises(InputError, match="already holds weights"):
+    with pytest.raises(InputError, match="is there already, and not empty"):
         assemble(root / "trained", {}, root / "again")
 
 

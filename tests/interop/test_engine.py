@@ -210,7 +210,7 @@ def test_an_import_that_was_changed_here_is_written_as_it_is_now(folder, tmp_pat
 
 
 def test_export_refuses(pretrained, folder, tmp_path):
-    with pytest.raises(InputError, match="already holds weights"):
+    with pytest.raises(InputError, match="is there already, and not empty"):
         export(pretrained, folder)
     with pytest.raises(InputError, match="dtype must be one of"):
         export(pretrained, tmp_path / "out", dtype="int8")

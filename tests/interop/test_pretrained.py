@@ -98,3 +98,19 @@ def test_text_alone(tmp_path, quick_programs):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"no tokenizer\.json"):
         mmjax.load_pretrained(tmp_path).prepare("a cat")
+
+
+def test_what_would_be_silently_wrong_is_refused(tmp_path, quick_programs):
+    llava(tmp_path / "llava")
+    loaded = mmjax.load_pretrained(tmp_path / "llava")
+    arrays = loaded.prepare(["<image> a cat"], [[ALL["odd"]]])
+    arrays["pixel_values"] = np.concatenate([arrays["pixel_values"]] * 2)
+    with pytest.raises(InputError, match="the text has 4 image tokens for the 8 vectors of its pictures"):
+        loaded(**arrays)
+    sizes = {"vocab_size": 20, "n_positions": 8, "n_embd": 12, "n_layer": 1, "n_head": 2}
+    build("GPT2LMHeadModel", "GPT2Config", 7, **sizes).save_pretrained(tmp_path / "gpt2")
+    short = mmjax.load_pretrained(tmp_path / "gpt2")
+    tokens = np.arange(4)[None] + 3
+    assert short.generate(max_new_tokens=5, input_ids=tokens).shape == (1, 9)
+    with pytest.raises(InputError, match="the model has 8 positions, and 6 tokens after this prompt would need 9"):
+        short.generate(max_new_tokens=6, input_ids=tokens)

@@ -239,3 +239,13 @@ def test_shortest_cycle():
     assert shortest_cycle([4, None, 4, None, 4]) == (4, None)
     assert shortest_cycle([4, 4, 4]) == (4,)
     assert shortest_cycle([None, 4, 4]) == (None, 4, 4)
+
+
+def test_what_contradicts_a_changed_setting_is_rewritten():
+    """transformers 5 writes layer_types, a list as long as the model is deep."""
+    family = FAMILIES["qwen2"]
+    outside = PUBLISHED["qwen2-0.5b"] | {"layer_types": ["full_attention"] * 24}
+    shallow = dataclasses.replace(read_config(family, outside), layers=2)
+    written = write_config(family, shallow, outside)
+    assert (written["num_hidden_layers"], written["layer_types"]) == (2, ["full_attention"] * 2)
+    assert read_config(family, written) == shallow

@@ -136,7 +136,7 @@ def test_refusals(tmp_path):
     with pytest.raises(InputError, match="new_tokens must be at least 1"):
         Shapes(new_tokens=0)
     (tmp_path / "signature.json").write_text("{}")
-    with pytest.raises(InputError, match="already holds an export"):
+    with pytest.raises(InputError, match="is there already, and not empty"):
         export_stablehlo(pretrained, tmp_path)
     family = FAMILIES["vit"]
     picture = Pretrained(

@@ -106,7 +106,7 @@ def test_broken_folders(tmp_path):
         (lambda data: data[:20], "cut short or not"),
         (lambda data: b"", "cut short or not"),
         (lambda data: b"\xff" * 8 + data[8:], "cut short or not"),
-        (lambda data: data.replace(b'"F32"', b'"F33"'), "broken safetensors header"),
+        (lambda data: data.replace(b'"F32"', b'"F33"'), "as F33, which is not supported; convert it"),
         (lambda data: data.replace(b"[2,4]", b"[2,5]"), "broken safetensors header"),
         (lambda data: data[:8] + b"{" * 8 + data[16:], "broken safetensors header"),
     ],

@@ -80,6 +80,13 @@ def test_a_changed_gradient_is_noticed(folder):
     assert (result.call, result.output) == ("gradient", "perceiver.norm.bias") and result.relative > 1e-4
 
 
+def test_gradients_by_other_names_prove_nothing(folder):
+    path = folder / "grads.safetensors"
+    save_file({f"module.{name}": tensor for name, tensor in load_file(path).items()}, path)
+    problems = {result.problem for result in failed(certify(folder, gradients=True))}
+    assert problems == {"of no tensor of the checkpoint", "not in grads.safetensors"}
+
+
 def test_essential_outputs_must_be_there_and_others_need_not(folder):
     edit_arrays(folder / "outputs.npz", lambda arrays: arrays | {"whole/attentions.0": np.zeros((3, 2))})
     certificate = certify(folder)
@@ -88,6 +95,9 @@ def test_essential_outputs_must_be_there_and_others_need_not(folder):
     assert [result.output for result in failed(certify(folder))] == ["text_embeds"]
     edit_arrays(folder / "outputs.npz", lambda arrays: {"whole/logits": arrays["whole/logits"][:, 1:]})
     [result] = failed(certify(folder))
+    edit_oracle(folder, lambda content: content | {"grads_of": None})
+    edit_arrays(folder / "outputs.npz", lambda arrays: {"whole/logit": arrays["whole/logits"]})
+    assert not failed(certify(folder)) and not certify(folder).passed  # nothing was compared
     assert result.problem.startswith("has shape [3, 16, 59], not [3, 15, 59]")
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +15,7 @@ from mmjax.interop.engine import Pretrained
 from mmjax.models.decoders.config import DecoderConfig
 from mmjax.models.decoders.decoder import DecoderOutput, layer_outputs
 from mmjax.models.fusion.gated import GatedCrossAttentionConfig
+from mmjax.parallel.sharding import nested
 
 Outputs = dict[str, Any]
 Arguments = Mapping[str, Shaped[Array, "..."]]
@@ -43,6 +45,24 @@ class Prompt:
     later: dict[str, Any]
     next_position: Int[Array, "B"]
     sequences: Int[Array, "B T"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode:
+    """A model's `method` as a `Writer` asks for it; two of the same model are equal, so that programs are kept."""
+
+    model: nn.Module
+    method: str = "decode"
+
+    def __call__(
+        self,
+        parameters: Mapping[str, Array],
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        segments: Int[Array, "B T"],
+        **further: Any,
+    ) -> DecoderOutput:
+        return self.model.apply(nested(parameters), tokens, positions, segments, method=self.method, **further)
 
 
 @dataclasses.dataclass(frozen=True)

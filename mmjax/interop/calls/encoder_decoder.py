@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from mmjax.core.arrays import Array, Int
 from mmjax.core.errors import InputError
 from mmjax.interop.calls.adapters import (
     Adapter,
+    Decode,
     Outputs,
     Prompt,
     Writer,
@@ -21,7 +21,6 @@ from mmjax.interop.calls.adapters import (
     pictures,
     text_prompt,
 )
-from mmjax.interop.calls.inline import decode_method
 from mmjax.interop.calls.vision import vit_outputs
 from mmjax.models.decoders.decoder import Media
 from mmjax.models.encoder_decoder import EncoderDecoderConfig
@@ -90,7 +89,7 @@ def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
 
 def _writer(pretrained, prompt: Prompt) -> Writer:
     media_length = prompt.first["media"].segments.shape[1]
-    return Writer(pretrained.config.decoder, None, media_length, functools.partial(decode_method, pretrained.model()))
+    return Writer(pretrained.config.decoder, None, media_length, Decode(pretrained.model()))
 
 
 ENCODER_DECODER = Adapter({"forward": _forward}, _prompt, _writer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 
 from mmjax.interop.calls.adapters import (
     Adapter,
+    Decode,
     Outputs,
     Padded,
     Prompt,
@@ -103,12 +103,7 @@ def _writer(pretrained, prompt: Prompt) -> Writer:
     config = pretrained.config
     length = prompt.first["media"].features.shape[1]
     stop = config.chunk_end if _is_open(pretrained) else None
-    decode = functools.partial(_decode, pretrained.model())
-    return Writer(config.decoder, config.cross, length, decode, stop)
-
-
-def _decode(model, parameters, tokens, positions, segments, **further):
-    return model.apply(nested(parameters), tokens, positions, segments, **further, method="decode")
+    return Writer(config.decoder, config.cross, length, Decode(pretrained.model()), stop)
 
 
 FLAMINGO = Adapter({"forward": _forward}, _prompt, _writer)

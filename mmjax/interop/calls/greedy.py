@@ -35,6 +35,11 @@ def greedy(
       InputError: a setting that asks for something other than greedy decoding.
     """
     steps = _steps(settings, prompt.sequences.shape[1])
+    last, table = int(np.max(prompt.next_position)) + steps - 2, writer.decoder.max_length
+    if writer.decoder.positions == "learned" and last >= table:
+        raise InputError(
+            f"the model has {table} positions, and {steps} tokens after this prompt would need {last + 1}; write fewer"
+        )
     ends = settings.get("eos_token_id")
     stops = [] if ends is None else list(np.atleast_1d(ends))
     pad = settings.get("pad_token_id")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
+from mmjax.core.errors import InputError
 from mmjax.interop.calls.adapters import (
     Adapter,
+    Decode,
     Either,
     Outputs,
     Prompt,
@@ -42,7 +44,24 @@ def _encode(pretrained, parameters, arguments):
 
 
 def _inline(config, vectors, tokens) -> Inline | None:
-    return None if vectors is None else placed(config, jnp.concatenate(vectors), tokens)
+    if vectors is None:
+        return None
+    if isinstance(tokens, np.ndarray):  # or they are made here, as many as there are vectors
+        check_places(int(np.sum(tokens == config.image_token)), sum(map(len, vectors)))
+    return placed(config, jnp.concatenate(vectors), as_int(tokens))
+
+
+def check_places(tokens: int, vectors: int) -> None:
+    """There must be an image token for each vector of the pictures.
+
+    Raises:
+      InputError: there are more of one than of the other.
+    """
+    if tokens != vectors:
+        raise InputError(
+            f"the text has {tokens} image tokens for the {vectors} vectors of its pictures; each picture needs as many "
+            "tokens in its place as it has vectors, which is what the processor writes"
+        )
 
 
 def placed(config, features, tokens) -> Inline:
@@ -73,7 +92,7 @@ def _forward(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Output
         text.tokens,
         text.positions,
         text.present,
-        inline=_inline(pretrained.config, vectors, text.tokens),
+        inline=_inline(pretrained.config, vectors, arguments["input_ids"]),
         blocks=_blocks(pretrained.config, arguments),
         query_segments=text.looking,
         mutable=["hidden"],
@@ -114,22 +133,16 @@ def _image_outputs(config, vectors, seen, further) -> Outputs:
 def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
     if "input_ids" not in arguments:
         arguments = {**arguments, "input_ids": queries_alone(pretrained, len(arguments["pixel_values"]))}
-    tokens = as_int(arguments["input_ids"])
     vectors, _, _ = _encode(pretrained, parameters, arguments)
     first = {
-        "inline": _inline(pretrained.config, vectors, tokens),
+        "inline": _inline(pretrained.config, vectors, arguments["input_ids"]),
         "blocks": _blocks(pretrained.config, arguments),
     }
     return text_prompt(arguments, first=first)
 
 
 def _writer(pretrained, prompt: Prompt) -> Writer:
-    return Writer(pretrained.config.decoder, None, 0, functools.partial(decode_method, pretrained.model()))
-
-
-def decode_method(model, parameters, tokens, positions, segments, **further):
-    """`model.decode` as a `Writer` asks for it."""
-    return model.apply(nested(parameters), tokens, positions, segments, method="decode", **further)
+    return Writer(pretrained.config.decoder, None, 0, Decode(pretrained.model()))
 
 
 INLINE = Adapter({"forward": _forward, "get_image_features": _image_features}, _prompt, _writer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 
 from mmjax.interop.calls.adapters import (
     Adapter,
+    Decode,
     Outputs,
     Prompt,
     Writer,
@@ -19,7 +19,6 @@ from mmjax.interop.calls.adapters import (
     pictures,
     text_prompt,
 )
-from mmjax.interop.calls.inline import decode_method
 from mmjax.models.decoders.decoder import Media
 from mmjax.parallel.sharding import nested
 
@@ -70,7 +69,7 @@ def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
 def _writer(pretrained, prompt: Prompt) -> Writer:
     config = pretrained.config
     media_length = prompt.first["media"].segments.shape[1]
-    return Writer(config.decoder, config.cross, media_length, functools.partial(decode_method, pretrained.model()))
+    return Writer(config.decoder, config.cross, media_length, Decode(pretrained.model()))
 
 
 MLLAMA = Adapter({"forward": _forward}, _prompt, _writer)

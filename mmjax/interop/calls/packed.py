@@ -11,8 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.core.errors import InputError
-from mmjax.interop.calls.adapters import Adapter, Outputs, Prompt, Writer, as_int, decoder_outputs, padded, text_prompt
-from mmjax.interop.calls.inline import decode_method, placed
+from mmjax.interop.calls.adapters import (
+    Adapter,
+    Decode,
+    Outputs,
+    Prompt,
+    Writer,
+    as_int,
+    decoder_outputs,
+    padded,
+    text_prompt,
+)
+from mmjax.interop.calls.inline import check_places, placed
 from mmjax.models.decoders.decoder import Inline
 from mmjax.models.encoders.window_vit import pack_patches
 from mmjax.models.grid_positions import IMAGE, VIDEO, grid_positions
@@ -38,6 +48,7 @@ def _inline(pretrained, parameters, arguments) -> Inline | None:
     for kind, token in ((IMAGE, config.image_token), (VIDEO, config.video_token)):
         encoded = _encode(pretrained, parameters, arguments, kind)
         if encoded is not None:
+            check_places(int(np.sum(np.asarray(arguments["input_ids"]) == token)), encoded[0][..., 0].size)
             found.append(placed(dataclasses.replace(config, image_token=token), encoded[0], tokens))
     if len(found) < 2:
         return found[0] if found else None
@@ -103,14 +114,16 @@ def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
 
 
 def _writer(pretrained, prompt: Prompt) -> Writer:
-    return Writer(pretrained.config.decoder, None, 0, functools.partial(_decode, pretrained.model()))
+    return Writer(pretrained.config.decoder, None, 0, _Decode(pretrained.model()))
 
 
-def _decode(model, parameters, tokens, positions, segments, *, rope_shift=None, **further):
-    """As `decode_method`, with rotary positions that are so much less than those in the row, where that is said."""
-    if rope_shift is not None:
-        further["rope_positions"] = positions + rope_shift[:, None]
-    return decode_method(model, parameters, tokens, positions, segments, **further)
+class _Decode(Decode):
+    """With rotary positions that are so much less than those in the row, where that is said."""
+
+    def __call__(self, parameters, tokens, positions, segments, *, rope_shift=None, **further):
+        if rope_shift is not None:
+            further["rope_positions"] = positions + rope_shift[:, None]
+        return super().__call__(parameters, tokens, positions, segments, **further)
 
 
 PACKED = Adapter(

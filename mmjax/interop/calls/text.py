@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
-from mmjax.interop.calls.adapters import Adapter, Outputs, Prompt, Writer, as_int, decoder_outputs, padded, text_prompt
-from mmjax.models.decoders.decoder import Decoder, layer_outputs
+from mmjax.interop.calls.adapters import (
+    Adapter,
+    Decode,
+    Outputs,
+    Prompt,
+    Writer,
+    as_int,
+    decoder_outputs,
+    padded,
+    text_prompt,
+)
+from mmjax.models.decoders.decoder import layer_outputs
 from mmjax.models.two_tower import vector_of
 from mmjax.parallel.sharding import nested
 
@@ -27,11 +36,7 @@ def _decoder_forward(pretrained, parameters, arguments, kw: Mapping[str, Any]) -
 
 
 def _decoder_writer(pretrained, prompt: Prompt) -> Writer:
-    return Writer(pretrained.config, None, 0, functools.partial(_decode, pretrained.model()))
-
-
-def _decode(model: Decoder, parameters, tokens, positions, segments, **further):
-    return model.apply(nested(parameters), tokens, positions, segments, **further)
+    return Writer(pretrained.config, None, 0, Decode(pretrained.model(), "__call__"))
 
 
 DECODER = Adapter(
