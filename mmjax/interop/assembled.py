@@ -18,8 +18,7 @@ from mmjax.core.arrays import Shaped
 from mmjax.core.errors import CheckpointError, InputError
 from mmjax.core.folders import check_new, new_folder
 from mmjax.interop.configs import read_config, write_config
-from mmjax.interop.engine import Inspection, copy_side_files, inspect
-from mmjax.interop.families import FAMILIES
+from mmjax.interop.engine import Inspection, copy_side_files, inspect, open_config
 from mmjax.interop.family import Family, Part, Place
 from mmjax.interop.layout import Entry, Piece, choose_spelling, lay_out
 from mmjax.interop.tensors import open_folder, write_folder
@@ -47,10 +46,7 @@ def assemble(
     """
     check_new(folder)
     trained = Path(trained)
-    outside = json.loads((trained / "config.json").read_text())
-    if outside.get("model_type") not in FAMILIES:
-        raise InputError(f"{trained} is of the family {outside.get('model_type')!r}, which is not known")
-    family = FAMILIES[outside["model_type"]]
+    outside, family = open_config(trained)
     plans = {field: inspect(path) for field, path in parts.items()}
     for field, plan in plans.items():
         outside = _with_config(_part(family, field), plan, outside)

@@ -96,13 +96,7 @@ def inspect(folder: str | Path) -> Inspection:
     """
     folder = Path(folder)
     tensors = open_folder(folder)
-    outside = _open_config(folder)
-    family = FAMILIES.get(outside.get("model_type"))
-    if family is None:
-        known = ", ".join(sorted(FAMILIES))
-        raise InputError(
-            f"{folder} is of the family {outside.get('model_type')!r}, which is not known; known are: {known}"
-        )
+    outside, family = open_config(folder)
     family = family.resolve(outside)
     spelling = choose_spelling(family, tensors)
     detected = family.all_detected({name: tensor.shape for name, tensor in tensors.items()}, spelling)
@@ -115,7 +109,12 @@ def inspect(folder: str | Path) -> Inspection:
     return Inspection(family, config, origin, layout, tensors)
 
 
-def _open_config(folder: Path) -> dict[str, Any]:
+def open_config(folder: Path) -> tuple[dict[str, Any], Family]:
+    """The config.json of a folder, and the family that it names (its parts not resolved yet).
+
+    Raises:
+      InputError: it is missing or broken, or names no known family.
+    """
     path = folder / "config.json"
     try:
         outside = json.loads(path.read_text())
@@ -125,7 +124,13 @@ def _open_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(outside, dict):
         raise InputError(f"{path} must hold an object, not {type(outside).__name__}")
-    return outside
+    family = FAMILIES.get(outside.get("model_type"))
+    if family is None:
+        known = ", ".join(sorted(FAMILIES))
+        raise InputError(
+            f"{folder} is of the family {outside.get('model_type')!r}, which is not known; known are: {known}"
+        )
+    return outside, family
 
 
 def _check(folder: Path, layout: Layout, tensors: Mapping[str, StoredTensor]) -> None:

@@ -27,6 +27,7 @@ import numpy as np
 from mmjax.core.arrays import Array
 from mmjax.core.errors import InputError
 from mmjax.core.folders import check_new, new_folder
+from mmjax.interop.calls.adapters import logits_of
 from mmjax.interop.engine import Pretrained
 from mmjax.interop.tensors import write_folder
 from mmjax.models.decoders.config import DecoderConfig
@@ -142,10 +143,9 @@ def _text_programs(pretrained, shapes, decoder, cross, media_length, more, first
 
     def outcome(output, places):
         hidden = output.hidden[jnp.arange(batch), places]
-        scores = hidden @ output.unembedding.T
-        cap = output.logits_softcap
-        scores = scores if cap is None else cap * jnp.tanh(scores / cap)
-        return {"logits": scores} | dict(zip(named, jax.tree.leaves(output.cache), strict=True))
+        return {"logits": logits_of(output.replace(hidden=hidden))} | dict(
+            zip(named, jax.tree.leaves(output.cache), strict=True)
+        )
 
     def prefill(parameters, inputs):
         empty = empty_cache(decoder, cross, batch=batch, length=total, media_length=media_length)

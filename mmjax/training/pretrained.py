@@ -14,8 +14,8 @@ from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from mmjax.checkpoints import folder as step_folders
-from mmjax.checkpoints import manifest, store
-from mmjax.checkpoints.checksum import finish_checksums, start_checksums
+from mmjax.checkpoints import manifest
+from mmjax.checkpoints.manager import Checkpoints
 from mmjax.checkpoints.streamed import StoredLeaves, write_streamed
 from mmjax.core.arrays import Array
 from mmjax.core.config import build, to_tree
@@ -105,16 +105,13 @@ def load_imported(path: str | Path, mesh: Mesh | None = None) -> Pretrained:
     one = dict.fromkeys(shapes, SingleDeviceSharding(jax.local_devices()[0]))
     shardings = one if mesh is None else parameter_shardings(shapes, axes, mesh)
     like = {
-        f"{_PREFIX}{name}": jax.ShapeDtypeStruct(shapes[name].shape, leaf.dtype, sharding=shardings[name])
+        name: jax.ShapeDtypeStruct(shapes[name].shape, leaf.dtype, sharding=shardings[name])
         for name, leaf in found.parameters.items()
     }
     step = _step_of(path)
-    leaves, record = store.read_arrays(step, like), manifest.read_manifest(step)
-    sums = finish_checksums(start_checksums(leaves))
-    changed = [name for name in like if sums[name] != record.leaves[name].checksum]
-    if changed:
-        raise CheckpointError(f"checkpoint {step} is damaged: {', '.join(changed)} changed since it was written")
-    return dataclasses.replace(found, parameters={name.removeprefix(_PREFIX): leaf for name, leaf in leaves.items()})
+    with Checkpoints(step.parent) as checkpoints:
+        restored = checkpoints.restore(int(step.name), like={"params": like})
+    return dataclasses.replace(found, parameters=restored.state["params"])
 
 
 def exportable(path: str | Path, model_type: str | None = None) -> Pretrained:
