@@ -17,7 +17,7 @@ from mmjax.cli.configs import load_config
 from mmjax.ops.flops import count_flops
 from mmjax.optim.groups import ParameterGroup
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.training.load import abstract_batch, build_model
+from mmjax.training.load import abstract_batch
 from mmjax.training.state import plan_state
 from mmjax.training.step import make_loss, make_train_step
 
@@ -27,7 +27,7 @@ ROWS = 8  # FLOPs grow with the batch; their ratio does not depend on it
 def measure(config) -> dict[str, float]:
     """Figures of one training step of `config`."""
     mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
-    model, _ = build_model(config)
+    model = config.model.build(config.dtype)
     batch = abstract_batch(config.data, config.batch_size)
     plan = plan_state(config, model, batch, mesh)
     weights = (1.0,) * len(config.data.sources)

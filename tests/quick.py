@@ -4,8 +4,4 @@ import functools
 
 import jax
 
-QUICK = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):
-    QUICK["xla_cpu_use_fusion_emitters"] = False
-
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

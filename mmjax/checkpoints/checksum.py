@@ -7,12 +7,14 @@ lanes with different mixes make 64 bits, against changes of several words that w
 mixing steps are those of MurmurHash3's 32-bit finaliser.
 """
 
+import functools
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mmjax.core.arrays import Array, Shaped
 
@@ -31,7 +33,7 @@ def start_checksums(leaves: Mapping[str, Shaped[Array, "..."]]) -> dict[str, Sha
         groups.setdefault(frozenset(leaf.sharding.device_set), {})[name] = leaf
     started = {}
     for group in groups.values():
-        started.update(_checksum_all(group))
+        started.update(_checksum_all(group, _whole(group)))
     return started
 
 
@@ -71,9 +73,16 @@ class HostChecksum:
         return _digits(*self._lanes)
 
 
-@jax.jit
-def _checksum_all(leaves):
-    return {name: _checksum(leaf) for name, leaf in leaves.items()}
+def _whole(leaves) -> NamedSharding | None:
+    """Where every process can read the sums, if the leaves lie on a mesh."""
+    meshes = [leaf.sharding.mesh for leaf in leaves.values() if isinstance(leaf.sharding, NamedSharding)]
+    return NamedSharding(meshes[0], PartitionSpec()) if meshes else None
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _checksum_all(leaves, whole):
+    sums = {name: _checksum(leaf) for name, leaf in leaves.items()}
+    return sums if whole is None else jax.lax.with_sharding_constraint(sums, whole)
 
 
 def _checksum(array):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from mmjax.core.errors import ConfigError
 from mmjax.training.run import RunConfig
 
 
-def add_config_argument(parser: argparse.ArgumentParser, *, required: bool) -> None:
+def add_config_argument(parser: argparse.ArgumentParser, *, required: bool, default: str | None = None) -> None:
     """Adds `--config FILE[:ARG]`."""
     parser.add_argument(
         "--config",
         required=required,
+        default=default,
         metavar="FILE[:ARG]",
         help="config file with get_config(arg), e.g. configs/flamingo_digits.py, or its name; "
         "--config.KEY=VALUE changes a setting",
@@ -41,26 +44,41 @@ def load_config(reference: str, overrides: Sequence[tuple[str, str]]) -> RunConf
     return build(RunConfig, tree).resolved()
 
 
+def config_chips(reference: str) -> tuple[str, ...]:
+    """The TPU slices that a config file is meant for, by its table CHIPS; of `FILE:ARG`, the one that ARG names."""
+    name, _, argument = reference.partition(":")
+    with _module(_find(name)) as module:
+        chips = tuple(getattr(module, "CHIPS", ()))
+    return (argument,) if argument in chips else chips
+
+
 def _read(reference: str) -> Mapping[str, Any]:
     name, _, argument = reference.partition(":")
     path = _find(name)
+    with _module(path) as module:
+        if not hasattr(module, "get_config"):
+            raise ConfigError(f"{path} has no function get_config(arg)")
+        config = module.get_config(argument) if argument else module.get_config()
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ConfigError(f"get_config of {path} must return an ml_collections.ConfigDict, not {type(config).__name__}")
+    return config.to_dict()
+
+
+@contextlib.contextmanager
+def _module(path: Path) -> Iterator[types.ModuleType]:
+    """A config file as a module, which may import from its folder within the block."""
     spec = importlib.util.spec_from_file_location(f"mmjax_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.parent))  # so that a file can import configs.common
     try:
         spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ConfigError(f"{path} has no function get_config(arg)")
-        config = module.get_config(argument) if argument else module.get_config()
+        yield module
     except ConfigError:
         raise
     except Exception as error:
         raise ConfigError(f"{path} failed: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise ConfigError(f"get_config of {path} must return an ml_collections.ConfigDict, not {type(config).__name__}")
-    return config.to_dict()
 
 
 def _find(name: str) -> Path:

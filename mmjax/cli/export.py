@@ -4,7 +4,7 @@ mmjax export CKPT OUT                          an imported checkpoint, a run's w
 mmjax export CKPT OUT --dtype bfloat16 --family open_flamingo
 mmjax export CKPT OUT --format stablehlo --platforms cpu,tpu --batch 4 --length 512     programs for any JAX
 
-CKPT may also be a folder in the layout of transformers.
+CKPT may also be a folder in the layout of transformers, or the name of a model on a hub.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import argparse
 import json
 
 from mmjax.interop.engine import EXPORT_DTYPES, export
-from mmjax.interop.stablehlo import Shapes, export_stablehlo
+from mmjax.interop.hub import find_source
+from mmjax.interop.programs import Shapes
+from mmjax.interop.stablehlo import export_stablehlo
 from mmjax.training.pretrained import exportable
 
 
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exports; returns the exit code."""
-    found = exportable(options.checkpoint, options.family)
+    found = exportable(find_source(options.checkpoint), options.family)
     if options.format == "stablehlo":
         shapes = Shapes(options.batch, options.length, options.new_tokens, options.images)
         names = export_stablehlo(found, options.out, platforms=options.platforms.split(","), shapes=shapes)
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"family: {found.family.model_type}")
     print(f"folder: {options.out}")
     if found.origin is None:
-        print(
-            "no tokenizer or processor is written: the run's own are not in this layout; put those of its origin beside"
-        )
+        print("no tokenizer or processor is written: the run did not begin with an import that has them")
+    elif not found.origin.tokenizer:
+        print("no tokenizer is written: the run has another one than the import that it began with")
     return 0

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
 
 from mmjax.checkpoints.inspect import summarise
 from mmjax.core.errors import InputError
+from mmjax.core.folders import check_new
 from mmjax.interop.assembled import assemble
+from mmjax.interop.hub import find_source
 from mmjax.training.pretrained import IMPORT_DTYPES, import_checkpoint
-
-_FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=DIR",
         help="a model that DIR was built upon; may be repeated",
     )
+    parser.add_argument(
+        "--pad-vocab-to",
+        type=int,
+        metavar="N",
+        help="round the vocabulary up to a multiple of N, so that it splits evenly; export gives its own size back",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -45,13 +50,13 @@ def run(options: argparse.Namespace) -> int:
     """Imports; returns the exit code."""
     start = time.monotonic()
     source, parts = find_source(options.source), dict(map(_part, options.part))
-    beside = Path(options.out).expanduser().absolute().parent
+    beside = check_new(options.out).parent
     beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mmjax-import-", dir=beside) as temporary:
         if parts:
             source, trained = Path(temporary) / "whole", source
             assemble(trained, parts, source)
-        imported = import_checkpoint(source, options.out, dtype=options.dtype)
+        imported = import_checkpoint(source, options.out, dtype=options.dtype, pad_vocab_to=options.pad_vocab_to)
     summary = summarise(imported.parameters, {})
     record = {
         "family": imported.family.model_type,
@@ -75,27 +80,3 @@ def _part(text: str) -> tuple[str, Path]:
     if not equals or not name or not source:
         raise InputError(f"--part must be NAME=DIR, such as decoder=path/to/the/language/model, not {text!r}")
     return name, find_source(source)
-
-
-def find_source(source: str) -> Path:
-    """The folder of a source: itself, or the local copy of a hub model, fetched where the network allows.
-
-    Raises:
-      InputError: there is no such folder, and no such model can be fetched.
-    """
-    path = Path(source).expanduser()
-    if path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        return path
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise InputError(
-            f"{source} is not a folder here; to fetch it as a hub model, install huggingface_hub, "
-            "or fetch it yourself and give the folder"
-        ) from None
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
-    try:
-        return Path(snapshot_download(source, allow_patterns=_FETCHED))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{source} is not a folder here, and cannot be fetched from the hub: {reason}") from None

@@ -1,7 +1,7 @@
 """What a run, a checkpoint or a configuration holds: step, checksum, parameters by part.
 
 mmjax inspect PATH             verifies a workdir's newest good checkpoint, or the step that PATH names
-mmjax inspect DIR              a folder of transformers' layout: family, parameters, which tensor would go where
+mmjax inspect DIR              a folder of transformers' layout, or a hub name: family, parameters, what would go where
 mmjax inspect --config FILE    counts a configuration's parameters without making them
 """
 
@@ -11,7 +11,6 @@ import argparse
 import json
 import re
 import sys
-from pathlib import Path
 
 import jax
 
@@ -20,9 +19,10 @@ from mmjax.cli.configs import add_config_argument, load_config
 from mmjax.core.config import to_tree
 from mmjax.core.errors import InputError
 from mmjax.interop import engine
+from mmjax.interop.hub import find_source
 from mmjax.models.families import FAMILIES
 from mmjax.parallel.mesh import MeshConfig, make_mesh
-from mmjax.training.load import abstract_batch, build_model
+from mmjax.training.load import abstract_batch
 from mmjax.training.pretrained import is_imported, open_imported
 from mmjax.training.state import plan_state
 
@@ -40,11 +40,12 @@ def run(options: argparse.Namespace) -> int:
     """Inspects; returns the exit code."""
     if bool(options.path) == bool(options.config):
         raise InputError("give either a PATH (a workdir, a checkpoint) or --config FILE")
-    if options.path and _is_outside(Path(options.path)):
-        record = _of_outside(options.path)
-    elif options.path:
-        record = inspect(options.path, warn=lambda message: print(f"warning: {message}", file=sys.stderr))
-        record |= _of_imported(options.path)
+    path = find_source(options.path) if options.path else None
+    if path and _is_outside(path):
+        record = _of_outside(path)
+    elif path:
+        record = inspect(path, warn=lambda message: print(f"warning: {message}", file=sys.stderr))
+        record |= _of_imported(path)
     else:
         record = _of_config(options)
     print(json.dumps(record) if options.json else _text(record))
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _of_config(options):
     config = load_config(options.config, options.overrides)
-    model, _ = build_model(config)
+    model = config.model.build(config.dtype)
     plan = plan_state(config, model, abstract_batch(config.data, config.batch_size), make_mesh(MeshConfig()))
     trainable = set(plan.trainable)
     summary = summarise(plan.shapes, FAMILIES[config.model.family].parts)

@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,17 +20,22 @@ VERBS = {
     "train": "train a model, or resume a run",
     "eval": "score a trained model on held-out episodes",
     "generate": "continue a prompt of pictures and text",
+    "chat": "talk to a model in the terminal",
     "report": "write a run's report page",
     "inspect": "what a run, a checkpoint or a configuration holds",
     "import": "take an outside checkpoint in",
     "export": "give a checkpoint back in an outside layout",
     "parity": "prove an outside checkpoint against its reference",
-    "data": "look at the rows of a configuration: show, ids",
+    "plan": "does it fit on TPU chips that are not there, and what binds it",
+    "data": "look at the data of a configuration, check and prepare them",
+    "score": "score a file of predictions as the official evaluation does",
 }
 
 EPILOG = """exit codes: 0 done, 1 failed, 2 the input must be changed.
 `mmjax VERB --help` explains a verb. Settings of a configuration are changed by --config.KEY=VALUE, e.g.
   mmjax train --config configs/flamingo_digits.py --workdir runs/digits --config.optim.learning_rate=1e-3"""
+
+_SIMULATE = "run on N simulated CPU devices (for trying meshes)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,7 +51,9 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `mmjax ARGUMENTS`; returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when JAX is imported
-    words, overrides = _take_overrides(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    dashes = arguments.index("--") if "--" in arguments else len(arguments)
+    words, overrides = _take_overrides(arguments[:dashes])
     parser = _Parser(
         prog="mmjax",
         description="Multimodal language models in JAX, from a laptop to a TPU pod.",
@@ -67,21 +75,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown[0].startswith("--") and hasattr(options, "config"):
             hint = f"; a setting of the configuration is --config.{unknown[0].removeprefix('--')}"
         child.error(f"there is no option {unknown[0]}{hint}")
+    if arguments[dashes:]:
+        if not hasattr(options, "passed_on"):
+            child.error("nothing may follow --")
+        options.passed_on = tuple(arguments[dashes + 1 :])
+    return _run(options, overrides)
+
+
+def _run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from mmjax.parallel import peers
+
+    code, reason = 1, None
     try:
         options.overrides = _check_overrides(overrides, options)
         _prepare(options.simulate_devices)
-        return options.run(options) or 0
-    except KeyboardInterrupt:
+        code = options.run(options) or 0
+    except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
+        code, reason = 130, error
+    except BrokenPipeError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        reason = error
     except Exception as error:
+        peers.await_reason(error)
         if options.debug:
-            raise
+            if peers.current() is None:
+                raise
+            traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, MmjaxError) else 1
+        code, reason = error.exit_code if isinstance(error, MmjaxError) else 1, error
+    return peers.leave(code, reason)
 
 
 def _add_verbs(parser: argparse.ArgumentParser, called: str | None) -> argparse.ArgumentParser | None:
@@ -92,11 +115,10 @@ def _add_verbs(parser: argparse.ArgumentParser, called: str | None) -> argparse.
         if verb == called:
             module = importlib.import_module(f"mmjax.cli.{verb}{'_' * keyword.iskeyword(verb)}")
             child.description, child.formatter_class = module.__doc__, argparse.RawDescriptionHelpFormatter
-            module.add_arguments(child)
-            child.add_argument(
-                "--simulate-devices", type=int, metavar="N", help="run on N simulated CPU devices (for trying meshes)"
-            )
-            child.add_argument("--debug", action="store_true", help="print the traceback of an error")
+            for place, leaf in enumerate((child, *(module.add_arguments(child) or ()))):
+                absent = {"default": argparse.SUPPRESS} if place else {}  # a verb's own verbs take them too
+                leaf.add_argument("--simulate-devices", type=int, metavar="N", help=_SIMULATE, **absent)
+                leaf.add_argument("--debug", action="store_true", help="print the traceback of an error", **absent)
             child.set_defaults(run=module.run)
     return verbs.choices.get(called)
 
@@ -139,7 +161,7 @@ def _prepare(simulated: int | None) -> None:
     """Settings that must stand before JAX starts its backends."""
     import jax
 
-    from mmjax.parallel.host import keep_freed_memory
+    from mmjax.parallel.host import keep_freed_memory, leave_absent_tpu
 
     if simulated is not None:
         if simulated < 1:
@@ -148,6 +170,7 @@ def _prepare(simulated: int | None) -> None:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={simulated}".strip()
         os.environ.setdefault("NPROC", "16")
+    leave_absent_tpu()
     keep_freed_memory()
     if jax.config.jax_compilation_cache_dir is None:
         # By host: a program compiled for one processor may crash another that shares the home directory.

@@ -2,10 +2,11 @@
 
 mmjax parity DIR                     every output of every call, in float32; exit code 0 if all are within tolerance
 mmjax parity DIR --grads --roundtrip gradients too, and exported again every tensor bit for bit
+mmjax parity DIR --cached            half of a row once more, token by token through the cache
 mmjax parity DIR --save OUT.npz      writes what was computed, under the reference's names
 
 DIR holds a checkpoint in the layout of transformers, inputs.npz, outputs.npz and oracle.json; third_party/README.md
-says how to make one.
+says how to make one. DIR may also be the name of a model on a hub that holds these files.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from mmjax.core.errors import InputError
+from mmjax.interop.hub import find_source
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.parity.certificate import Certificate, certify
 
@@ -32,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--roundtrip", action="store_true", help="export again; every tensor must come back bit for bit"
     )
+    parser.add_argument(
+        "--cached", action="store_true", help="of a model that writes, logits token by token through the cache too"
+    )
     parser.add_argument("--save", metavar="FILE", help="write what was computed, as .npz")
     parser.add_argument(
         "--mesh", default="", metavar="AXES", help="lay parameters out over devices, such as fsdp=2,tensor=2"
@@ -42,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compares; returns 0 if everything is within tolerance, else 1."""
     mesh = make_mesh(_mesh(options.mesh)) if options.mesh else None
-    certificate = certify(options.path, gradients=options.grads, roundtrip=options.roundtrip, mesh=mesh)
+    certificate = certify(
+        find_source(options.path),
+        gradients=options.grads,
+        roundtrip=options.roundtrip,
+        cached=options.cached,
+        mesh=mesh,
+    )
     if options.save:
         _save(Path(options.save), certificate.computed)
     print(json.dumps(_record(certificate)) if options.json else _table(certificate))

@@ -8,8 +8,10 @@ import json
 import sys
 from pathlib import Path
 
-from mmjax.core.errors import CheckpointError
-from mmjax.data.stream import SOURCES, BatchStream, DataConfig
+from mmjax.core.errors import CheckpointError, InputError
+from mmjax.data.config import DataConfig
+from mmjax.data.sources.kinds import DIGITS
+from mmjax.data.stream import BatchStream
 from mmjax.evaluation.files import score_table, write_samples
 from mmjax.evaluation.tasks import digit_tasks
 from mmjax.reporting.attention import AttentionMap, answer_places, attention_maps
@@ -33,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         loaded = load_run(workdir, usable_mesh(read_config(workdir)))
         maps = _attention(loaded)
-    except CheckpointError as error:
+    except (CheckpointError, InputError) as error:  # the data may lie elsewhere
         print(f"warning: {error}; the report has no attention maps", file=sys.stderr)
     page = write_report(workdir, attention=maps)
     checkpoint = loaded and str(workdir / "checkpoints" / str(loaded.step))
@@ -55,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _attention(loaded: LoadedRun) -> list[AttentionMap]:
     """Maps of answers in rows of held-out examples, laid out as the rows of training are; a resampler is needed."""
-    if loaded.model.config.resampler is None:
+    if loaded.config.model.family != "flamingo" or loaded.model.config.resampler is None:
         return []
     data = held_out(loaded.config.data)
     stream = BatchStream(data, loaded.tokenizer, batch_size=ROWS, seed=loaded.config.seed, workers=0)
@@ -66,10 +68,9 @@ def _attention(loaded: LoadedRun) -> list[AttentionMap]:
 
 
 def held_out(data: DataConfig) -> DataConfig:
-    """The same data from the scans that training never saw, all data sets at their own weights."""
+    """The same data, of digits the scans that training never saw, all data sets at their own weights."""
     sources = {
-        name: dataclasses.replace(entry, options={**entry.options, "split": "test"})
+        name: dataclasses.replace(entry, options={**entry.options, "split": "test"}) if entry.kind in DIGITS else entry
         for name, entry in data.sources.items()
-        if entry.kind in SOURCES
     }
     return dataclasses.replace(data, sources=sources, phases=())

@@ -6,6 +6,6 @@ G key/value heads      K head width          V vocabulary           S sequence i
 M feed-forward width   L layers              h, w, c  picture height, width, channels
 """
 
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt8, UInt64
 
-__all__ = ["Array", "Bool", "Float", "Int", "PyTree", "Shaped", "UInt8"]
+__all__ = ["Array", "Bool", "Float", "Int", "PyTree", "Shaped", "UInt8", "UInt64"]

@@ -92,14 +92,32 @@ def _convert_union(arguments, value, path, hint):
     if value is None and type(None) in arguments:
         return None
     options = [argument for argument in arguments if argument is not type(None)]
-    if len(options) == 1 and dataclasses.is_dataclass(options[0]):
-        return _convert(options[0], value, path)
+    if all(map(dataclasses.is_dataclass, options)) and not dataclasses.is_dataclass(value):
+        return _convert(_meant(options, value, path), value, path)
     for option in options:
         try:
             return _convert(option, value, path)
         except ConfigError:
             continue
     raise ConfigError(f"{path} must be {_name(hint)}, not {_show(value)}")
+
+
+def _meant(options: list[type], value: Any, path: str) -> type:
+    """Which of several dataclasses a group of settings means: the one of its `kind`, or that knows most of it."""
+    given = value if isinstance(value, Mapping) else {}
+    by_kind = {kind: option for option in options for kind in _kinds(option)}
+    if by_kind and "kind" in given:
+        if given["kind"] not in by_kind:
+            raise ConfigError(f"{path}.kind {given['kind']!r} is not one{nearest(str(given['kind']), by_kind)}")
+        return by_kind[given["kind"]]
+    known = [{field.name for field in dataclasses.fields(option)} for option in options]
+    return options[max(range(len(options)), key=lambda index: (len(known[index] & set(given)), -index))]
+
+
+def _kinds(cls: type) -> tuple[str, ...]:
+    """The values of a dataclass's field `kind`, where it has one that says what it is."""
+    hint = typing.get_type_hints(cls).get("kind")
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
 def _convert_sequence(origin, arguments, value, path, hint):

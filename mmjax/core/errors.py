@@ -3,6 +3,8 @@
 Each message names the thing in the user's terms, says what was expected, and what to change.
 """
 
+import functools
+
 
 class MmjaxError(Exception):
     """Base of all errors that a user can act on. The command line exits with `exit_code`."""
@@ -26,6 +28,9 @@ class DataError(MmjaxError):
     def __init__(self, message: str, *, kind: str):
         super().__init__(message)
         self.kind = kind
+
+    def __reduce__(self):
+        return functools.partial(type(self), kind=self.kind), self.args
 
 
 class CheckpointError(MmjaxError):

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmjax.core.arrays import UInt8
 from mmjax.core.batch import Batch
 from mmjax.core.errors import DataError
 from mmjax.core.example import Example, Media
-from mmjax.text.prompt import Tokenized, tokenize
+from mmjax.text.prompt import Layout, Tokenized, tokenize
 from mmjax.text.tokenizer import Tokenizer
 
 
@@ -34,16 +35,67 @@ class ReadExample:
     media: tuple[tuple[np.ndarray, ...], ...]
 
 
-def read_example(example: Example, tokenizer: Tokenizer, shape: BatchShape, *, next_image: bool) -> ReadExample:
-    """Decodes and checks one example. Raises DataError for a record that cannot be used."""
-    media = tuple(segment.load() for segment in example.segments if isinstance(segment, Media))
-    for frames in media:
-        if not 1 <= len(frames) <= shape.frames:
-            raise DataError(f"{example.id}: a medium of {len(frames)} frames, rows have {shape.frames}", kind="frames")
-        for frame in frames:
-            if frame.shape != (shape.image_size, shape.image_size, 3) or frame.dtype != np.uint8:
-                raise DataError(f"{example.id}: a picture {frame.dtype} {frame.shape}", kind="picture_shape")
-    return ReadExample(example.id, tokenize(example.segments, tokenizer, next_image=next_image), media)
+@dataclasses.dataclass(frozen=True)
+class ReadText:
+    """An example with its tokens, and its pictures not yet decoded."""
+
+    id: str
+    text: Tokenized
+    media: tuple[Media, ...]
+
+    def decoded(self, shape: BatchShape, room: UInt8[np.ndarray, "N F h w 3"] | None = None) -> ReadExample:
+        """The same with its pictures, decoded and checked. `room`: where they may come to lie, one after another.
+
+        Raises DataError for a record that cannot be used.
+        """
+        side = (shape.image_size, shape.image_size, 3)
+        media = tuple(medium.load(None if room is None else room[number]) for number, medium in enumerate(self.media))
+        for frames in media:
+            if not 1 <= len(frames) <= shape.frames:
+                raise DataError(f"{self.id}: a medium of {len(frames)} frames, rows have {shape.frames}", kind="frames")
+            for frame in frames:
+                if frame.shape != side or frame.dtype != np.uint8:
+                    raise DataError(f"{self.id}: a picture {frame.dtype} {frame.shape}", kind="picture_shape")
+        return ReadExample(self.id, self.text, media)
+
+
+def read_text(
+    example: Example,
+    tokenizer: Tokenizer,
+    *,
+    next_image: bool,
+    layout: Layout = Layout(),  # noqa: B008 (frozen)
+    max_tokens: int = 0,
+) -> ReadText:
+    """Tokens of one example, cut at `max_tokens`, and the pictures that are left. Decodes nothing.
+
+    Raises DataError for a record that cannot be used.
+    """
+    text = tokenize(example.segments, tokenizer, next_image=next_image, layout=layout, max_tokens=max_tokens)
+    media = [segment for segment in example.segments if isinstance(segment, Media)]
+    return ReadText(example.id, text, tuple(media[: text.images]))
+
+
+def read_example(
+    example: Example,
+    tokenizer: Tokenizer,
+    shape: BatchShape,
+    *,
+    next_image: bool,
+    layout: Layout = Layout(),  # noqa: B008 (frozen)
+    max_tokens: int = 0,
+) -> ReadExample:
+    """Tokens of one example, cut at `max_tokens`, and its pictures, decoded and checked.
+
+    Raises DataError for a record that cannot be used.
+    """
+    text = read_text(example, tokenizer, next_image=next_image, layout=layout, max_tokens=max_tokens)
+    return text.decoded(shape)
+
+
+def room_for(shape: BatchShape) -> UInt8[np.ndarray, "B N F h w 3"]:
+    """Where the pictures of a batch may be decoded, not yet written."""
+    return np.empty((shape.rows, shape.images, shape.frames, shape.image_size, shape.image_size, 3), np.uint8)
 
 
 def assemble(
@@ -54,8 +106,11 @@ def assemble(
     tokenizer: Tokenizer,
     *,
     no_loss_before_first_image: bool,
+    room: UInt8[np.ndarray, "B N F h w 3"] | None = None,
 ) -> Batch:
     """Packs examples into rows; each row's loss is weighed by its entry of `loss_weights`.
+
+    `room` becomes the pictures of the batch; those that lie there already are not copied.
 
     One row of two examples, the first without a picture before its `b`; x marks a weighed target:
 
@@ -71,28 +126,35 @@ def assemble(
     tokens, targets = np.full(size, pad, np.int32), np.full(size, 0, np.int32)
     positions, segments, media_index = (np.zeros(size, np.int32) for _ in range(3))
     weights = np.zeros(size, np.float32)
-    side = shape.image_size
-    images = np.zeros((shape.rows, shape.images, shape.frames, side, side, 3), np.uint8)
+    images = room_for(shape) if room is None else room
     present = np.zeros((shape.rows, shape.images, shape.frames), bool)
     for row, examples in enumerate(rows):
-        start = medium = 0
-        for number, example in enumerate(examples, 1):
-            text = example.text
-            stop = start + len(text.tokens)
-            here, before = slice(start, stop), slice(start, stop - 1)
-            tokens[row, here] = text.tokens
-            targets[row, before] = text.tokens[1:]
-            positions[row, here] = np.arange(stop - start)
-            segments[row, here] = number
-            media_index[row, here] = np.where(text.media_number > 0, text.media_number + medium, 0)
-            learned = text.loss & (text.media_number > 0) if no_loss_before_first_image else text.loss
-            weights[row, before] = learned[1:] * np.float32(loss_weights[row])
+        texts = [example.text for example in examples]
+        if texts:
+            lengths = [len(text.tokens) for text in texts]
+            ends = np.cumsum(lengths)
+            stop = ends[-1]
+            before = np.cumsum([0, *(len(example.media) for example in examples[:-1])], dtype=np.int32)
+            tokens[row, :stop] = np.concatenate([text.tokens for text in texts])
+            positions[row, :stop] = np.arange(stop) - np.repeat(ends - lengths, lengths)
+            segments[row, :stop] = np.repeat(np.arange(1, len(texts) + 1), lengths)
+            numbers = np.concatenate([text.media_number for text in texts])
+            media_index[row, :stop] = np.where(numbers > 0, numbers + np.repeat(before, lengths), 0)
+            learned = np.concatenate([text.loss for text in texts])
+            learned = learned & (numbers > 0) if no_loss_before_first_image else learned
+            targets[row, : stop - 1] = tokens[row, 1:stop]
+            weights[row, : stop - 1] = learned[1:] * np.float32(loss_weights[row])
+            targets[row, ends - 1] = weights[row, ends - 1] = 0
+        medium = 0
+        for example in examples:
             for frames in example.media:
                 for place, frame in enumerate(frames):
-                    images[row, medium, place] = frame
+                    if not np.may_share_memory(frame, images[row, medium, place]):
+                        images[row, medium, place] = frame
+                images[row, medium, len(frames) :] = 0
                 present[row, medium, : len(frames)] = True
                 medium += 1
-            start = stop
+        images[row, medium:] = 0
     if shape.frames == 1:
         images, present = images[:, :, 0], present[:, :, 0]
     return Batch(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from mmjax.core.errors import ConfigError
@@ -73,6 +74,10 @@ class DigitsRead:
         return Turn(picture, self._config.question, str(self._scans.labels[scan]))
 
 
+# (scans to choose from, the query's scan, how many, dice) -> the scans that are shown, in order.
+Pick = Callable[[Sequence[int], int, int, Dice], Sequence[int]]
+
+
 @dataclasses.dataclass(frozen=True)
 class BindConfig(ScansConfig):
     """Nonsense words bound afresh to digit classes in each episode.
@@ -114,7 +119,8 @@ class DigitsBind:
     def __len__(self) -> int:
         return self._config.count
 
-    def episode(self, index: int, epoch: int = 0) -> Episode:
+    def episode(self, index: int, epoch: int = 0, *, pick: Pick | None = None) -> Episode:
+        """`pick` chooses and orders the shots among all scans of the episode's classes, instead of so many of each."""
         config, scans = self._config, self._scans
         key = fold(self._key, index)
         dice = Dice(key)
@@ -124,12 +130,17 @@ class DigitsBind:
         others = [digit for digit in config.classes if digit != queried]
         classes = [queried, *dice.sample(others, ways - 1)]
         words = dice.sample(config.words, ways)
-        shown = [
-            (scan, word)
-            for digit, word in zip(classes, words, strict=True)
-            for scan in _others(dice.sample(scans.of_class[digit], shots + 1), query, shots)
-        ]
-        dice.shuffle(shown)
+        if pick is None:
+            shown = [
+                (scan, word)
+                for digit, word in zip(classes, words, strict=True)
+                for scan in _others(dice.sample(scans.of_class[digit], shots + 1), query, shots)
+            ]
+            dice.shuffle(shown)
+        else:
+            word_of = dict(zip(classes, words, strict=True))
+            pool = [scan for digit in classes for scan in scans.of_class[digit] if scan != query]
+            shown = [(scan, word_of[int(scans.labels[scan])]) for scan in pick(pool, query, ways * shots, dice)]
         shown.append((query, words[0]))
         turns = [self._turn(scan, word, key, epoch, place) for place, (scan, word) in enumerate(shown)]
         dice.shuffle(words)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mmjax.core.arrays import Int
+from mmjax.core.arrays import Float, Int
 
 T = TypeVar("T")
 _MASK = (1 << 64) - 1
@@ -32,6 +32,13 @@ def shuffled(key: int, count: int) -> Int[np.ndarray, " count"]:
     """A permutation of 0..count-1, whole."""
     bits = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
     return np.argsort(_mix_array(bits), kind="stable")
+
+
+def normals(key: int, count: int) -> Float[np.ndarray, " count"]:
+    """Numbers that are normally distributed, but for tails that end at 4.9: each the sum of 8 bytes of a hash."""
+    bits = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
+    sums = _mix_array(bits).view(np.uint8).reshape(count, 8).sum(axis=1, dtype=np.int32)
+    return ((sums - 1020) / np.sqrt(8 * (256**2 - 1) / 12)).astype(np.float32)
 
 
 class Dice:
@@ -91,6 +98,22 @@ class KeyedPermutation:
         while number >= self._count:
             number = self._network(number)
         return number
+
+    def many(self, numbers: Int[np.ndarray, " S"]) -> Int[np.ndarray, " S"]:
+        """The same of each number of an array."""
+        moved = self._network_of_many(numbers.astype(np.uint64))
+        while (outside := moved >= self._count).any():
+            moved[outside] = self._network_of_many(moved[outside])
+        return moved.astype(np.int64)
+
+    def _network_of_many(self, numbers):
+        left_bits, right_bits = self._high, self._low
+        for key in self._keys:
+            left, right = numbers >> np.uint64(right_bits), numbers & np.uint64((1 << right_bits) - 1)
+            left = left ^ (_mix_array(np.uint64(key) ^ right) & np.uint64((1 << left_bits) - 1))
+            numbers = (right << np.uint64(left_bits)) | left
+            left_bits, right_bits = right_bits, left_bits
+        return numbers
 
     def _network(self, number):
         left_bits, right_bits = self._high, self._low

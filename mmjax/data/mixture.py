@@ -1,113 +1,224 @@
-"""Mixtures: which data set each row of the endless stream comes from, as a function of the row's number."""
+"""Mixtures: which data set each row of the stream comes from, as a function of the row's number.
+
+An item (a data set, perhaps bounded in length) with share s(t) of the rows is due for the j-th time when its expected
+number of rows, the integral of s, passes j - 1/2. Rows are what is due, in order. So each item is within a row of its
+share at any time, however small the share, and weights may be constant or change linearly: how many rows of an item
+came before is a quadratic function, evaluated in whole numbers and therefore exact, whatever came before.
+"""
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
-
-import numpy as np
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Literal, NamedTuple
 
 from mmjax.core.config import nearest
 from mmjax.core.errors import ConfigError
 
-MAX_PATTERN = 1000
-
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """From step `first_step` on, rows are drawn by these weights; a data set not named is left out."""
+    """What rows are made of from step `first_step` on.
+
+    weights: of the data sets; one that is not named is left out. Empty: those of the phase before.
+    reached: "linearly" changes the weights of the phase before into these over its steps, so that they have become
+      these at `first_step`; "at_once" keeps those of the phase before until then.
+    max_length: only examples of so many tokens at most; 0: of any length that a row holds.
+    detail: share of the resolution that pictures are shown with (they keep their size in pixels).
+    noise: standard deviation of Gaussian noise on pictures, as a share of the range of a pixel.
+    """
 
     first_step: int
-    weights: Mapping[str, float]
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    reached: Literal["at_once", "linearly"] = "at_once"
+    max_length: int = 0
+    detail: float = 1.0
+    noise: float = 0.0
+
+    def __post_init__(self):
+        if self.first_step < 0 or self.max_length < 0:
+            raise ConfigError(
+                f"first_step and max_length must be 0 or more, not {self.first_step} and {self.max_length}"
+            )
+        if not 0.0 < self.detail <= 1.0:
+            raise ConfigError(f"detail must be above 0 and at most 1, not {self.detail}")
+        if not 0.0 <= self.noise <= 1.0:
+            raise ConfigError(f"noise must be between 0 and 1, not {self.noise}")
+
+
+def spelled_out(phases: Sequence[Phase], weights: Mapping[str, float]) -> tuple[Phase, ...]:
+    """The phases from step 0 on, each with its weights; `weights` hold until a phase names others.
+
+    Raises:
+      ConfigError: steps that do not rise, unknown data sets, weights below zero or all zero.
+    """
+    if not phases or phases[0].first_step > 0:
+        phases = (Phase(0), *phases)
+    full, current = [], weights
+    for phase in phases:
+        current = phase.weights or current
+        full.append(dataclasses.replace(phase, weights=current))
+    _check(tuple(weights), full)
+    return tuple(full)
 
 
 class Slot(NamedTuple):
-    """`row` is the number of rows of `dataset` (its place among the names) that came before."""
+    """`row` is the number of rows of `item` that came before."""
 
-    dataset: int
+    item: int
     row: int
 
 
+class Stretch(NamedTuple):
+    """Rows from `first` on: the shares of the items there, and where the next stretch begins."""
+
+    first: int
+    shares: tuple[Fraction, ...]
+    final: tuple[Fraction, ...]
+
+
 class Mixture:
-    """The data set of each row, by smooth weighted round-robin over a repeating pattern of at most 1,000 rows.
+    """The item of each row of stretches that follow each other; the last one has no end.
 
-    Shares are exact over each pattern and close to exact in every batch, so that no data set is missing by chance.
-    Row k and its number within its data set are found in O(1) per phase, whatever came before.
+    Args:
+      stretches: `shares` of each sum to 1; those of the last are constant.
+      before: rows of each item that came before the first stretch.
     """
 
-    def __init__(self, names: Sequence[str], phases: Sequence[Phase], *, batch_size: int):
-        _check(names, phases)
-        self._starts = [phase.first_step * batch_size for phase in phases]
-        self._patterns = []
-        self._offsets = []
-        offsets = np.zeros(len(names), np.int64)
-        for number, phase in enumerate(phases):
-            counts = pattern_counts([phase.weights.get(name, 0.0) for name in names])
-            self._patterns.append(_Pattern(counts))
-            self._offsets.append(offsets)
-            if number + 1 < len(phases):
-                offsets = offsets + self._patterns[-1].before(self._starts[number + 1] - self._starts[number])
+    def __init__(self, stretches: Sequence[Stretch], before: Sequence[int]):
+        self._starts = [stretch.first for stretch in stretches]
+        self._counters, self._before = [], [list(before)]
+        for number, stretch in enumerate(stretches):
+            last = number + 1 == len(stretches)
+            rows = 1 if last else self._starts[number + 1] - stretch.first
+            self._counters.append(_Counter(stretch.shares, stretch.final, rows))
+            if not last:
+                self._before.append(_sums(self._before[-1], self._counters[-1].before(rows)))
 
-    def __getitem__(self, row: int) -> Slot:
-        phase = bisect.bisect_right(self._starts, row) - 1
-        dataset, before = self._patterns[phase].at(row - self._starts[phase])
-        return Slot(dataset, int(self._offsets[phase][dataset]) + before)
+    def rows(self, first: int, count: int) -> list[Slot]:
+        """The rows from number `first` on."""
+        slots: list[Slot] = []
+        while len(slots) < count:
+            row = first + len(slots)
+            place, stop = self._place(row)
+            found = self._counters[place].rows(row - self._starts[place], min(first + count, stop) - row)
+            slots += [Slot(item, self._before[place][item] + number) for item, number in found]
+        return slots
+
+    def before(self, row: int) -> list[int]:
+        """How many rows of each item came before row `row`."""
+        place, _ = self._place(row)
+        return _sums(self._before[place], self._counters[place].before(row - self._starts[place]))
+
+    def first_row_with(self, enough: Callable[[Sequence[int]], bool]) -> int:
+        """The least number of rows whose counts by item are `enough`, which must stay so and be reached."""
+        low, span = self._starts[0], 1
+        while not enough(self.before(low + span)):
+            span *= 2
+        return low + bisect.bisect_left(range(span), True, key=lambda row: enough(self.before(low + row)))
+
+    def _place(self, row):
+        place = bisect.bisect_right(self._starts, row) - 1
+        if place < 0:
+            raise IndexError(f"row {row} is before the first, {self._starts[0]}")
+        return place, self._starts[place + 1] if place + 1 < len(self._starts) else math.inf
 
 
-class _Pattern:
-    def __init__(self, counts):
-        self._counts = np.array(counts, np.int64)
-        order = smooth_round_robin(counts)
-        taken = np.zeros((len(order) + 1, len(counts)), np.int64)
-        taken[1:] = np.cumsum(np.eye(len(counts), dtype=np.int64)[order], axis=0)
-        self._order, self._taken = order, taken
+class _Counter:
+    """Rows of a stretch, counted from 0. At tick t item i has had floor(1/2 + (linear t + square t^2) / whole) rows."""
 
-    def at(self, row):
-        rounds, place = divmod(row, len(self._order))
-        dataset = self._order[place]
-        return dataset, rounds * int(self._counts[dataset]) + int(self._taken[place, dataset])
+    def __init__(self, shares, final, rows):
+        scale = math.lcm(*(share.denominator for share in (*shares, *final)))
+        first, last = ([int(share * scale) for share in part] for part in (shares, final))
+        self._rows, self._whole = rows, 2 * scale * rows
+        self._terms = [(2 * a * rows, b - a, 2 * b * rows) for a, b in zip(first, last, strict=True)]
 
-    def before(self, rows):
-        rounds, place = divmod(rows, len(self._order))
-        return rounds * self._counts + self._taken[place]
+    def rows(self, first, count):
+        """(item, rows of it before) of rows `first` to `first + count - 1`."""
+        tick, counts, skip = self._find(first)
+        found: list[tuple[int, int]] = []
+        while len(found) < skip + count:
+            tick += 1
+            after = self._at(tick)
+            found += [(item, was) for item, (was, now) in enumerate(zip(counts, after, strict=True)) if now > was]
+            counts = after
+        return found[skip : skip + count]
+
+    def before(self, row):
+        """Rows of each item before row `row`."""
+        tick, counts, skip = self._find(row)
+        for item, (was, now) in enumerate(zip(tuple(counts), self._at(tick + 1), strict=True)):
+            if skip and now > was:
+                counts[item] += 1
+                skip -= 1
+        return counts
+
+    def _find(self, row):
+        """The last tick before which at most `row` rows are due, the counts there, and the rows still to be passed."""
+        reach = len(self._terms) // 2 + 2  # rounding moves the sum by half a row an item at most
+        ticks = range(max(0, row - reach), row + reach)
+        tick = ticks[bisect.bisect_right(ticks, row, key=lambda tick: sum(self._at(tick))) - 1]
+        counts = self._at(tick)
+        return tick, counts, row - sum(counts)
+
+    def _at(self, tick):
+        inside, beyond = min(tick, self._rows), max(0, tick - self._rows)  # past the end the final shares go on
+        whole, half = self._whole, self._whole // 2
+        return [
+            (linear * inside + square * inside * inside + after * beyond + half) // whole
+            for linear, square, after in self._terms
+        ]
 
 
-def pattern_counts(weights: Sequence[float]) -> list[int]:
-    """Whole numbers in the proportion of `weights` with the least error, of sum at most `MAX_PATTERN`.
+def shares(weights: Sequence[float], sizes: Sequence[int], temperature: float) -> tuple[Fraction, ...]:
+    """(weight * size)^(1 / temperature) of each item, over their sum; exact for a temperature of 1."""
+    exact = [Fraction(repr(float(weight))) * size for weight, size in zip(weights, sizes, strict=True)]
+    if temperature != 1.0:
+        # Nine digits, as powers need not be the same to the last bit on every machine.
+        exact = [Fraction(f"{float(value) ** (1 / temperature):.9g}") if value else value for value in exact]
+    return tuple(value / sum(exact) for value in exact)
 
-    Raises ConfigError where a weight is too small for a place in the longest pattern.
+
+def stretches_of(
+    phases: Sequence[Phase],
+    shares: Sequence[tuple[Fraction, ...]],
+    finals: Sequence[tuple[Fraction, ...]],
+    *,
+    batch_size: int,
+    first_step: int,
+) -> list[Stretch]:
+    """The stretches of rows from step `first_step` on. `shares`, `finals`: of each phase, where it begins and ends.
+
+    Of a phase that has begun before, the rest is taken, with the shares that it has come to.
     """
-    shares = np.array(weights, np.float64) / sum(weights)
-    lengths = np.arange(1, MAX_PATTERN + 1)
-    counts = np.round(lengths[:, None] * shares[None, :])
-    usable = (counts.sum(axis=1) == lengths) & ((counts > 0) | (shares == 0)[None, :]).all(axis=1)
-    if not usable.any():
-        raise ConfigError(f"weights {list(weights)}: the smallest must be at least 1/{MAX_PATTERN} of their sum")
-    errors = np.abs(counts / lengths[:, None] - shares[None, :]).max(axis=1)
-    errors = np.where(usable, errors.round(12), np.inf)
-    return counts[int(np.argmin(errors))].astype(int).tolist()
+    found = []
+    for number, phase in enumerate(phases):
+        start = phase.first_step
+        stop = phases[number + 1].first_step if number + 1 < len(phases) else None
+        if stop is not None and stop <= first_step:
+            continue
+        begin, final = shares[number], finals[number]
+        if start < first_step and stop is not None:
+            passed = Fraction(first_step - start, stop - start)
+            begin = tuple(a + (b - a) * passed for a, b in zip(begin, final, strict=True))
+        found.append(Stretch(max(start, first_step) * batch_size, begin, final))
+    return found
 
 
-def smooth_round_robin(counts: Sequence[int]) -> list[int]:
-    """An order in which item i comes `counts[i]` times, as evenly spread as can be (the scheme of the nginx server)."""
-    total, credit, order = sum(counts), [0] * len(counts), []
-    for _ in range(total):
-        credit = [have + gain for have, gain in zip(credit, counts, strict=True)]
-        best = max(range(len(counts)), key=lambda item: (credit[item], -item))
-        credit[best] -= total
-        order.append(best)
-    return order
+def _sums(left, right):
+    return [a + b for a, b in zip(left, right, strict=True)]
 
 
 def _check(names, phases):
-    if not phases or phases[0].first_step != 0:
-        raise ConfigError("the first phase of a mixture must start at step 0")
     for before, after in itertools.pairwise(phases):
         if after.first_step <= before.first_step:
             raise ConfigError(f"phases must start at rising steps, not {before.first_step} then {after.first_step}")
+    if phases[0].reached != "at_once":
+        raise ConfigError("the first phase has none before it: its weights cannot be reached linearly")
     for phase in phases:
         for name, weight in phase.weights.items():
             if name not in names:

@@ -36,6 +36,7 @@ def render_rows(
     )
     page = environment.get_template("rows.html").render(
         title=title,
+        side=max((item.batch.images.shape[-2] for item in items), default=0),
         summary=summarise(items, dataset_names),
         steps=[
             {"step": item.step, "rows": [_row(item, row, tokenizer, dataset_names) for row in range(len(item.ids))]}
@@ -58,11 +59,16 @@ def summarise(items: Sequence[StreamItem], dataset_names: Sequence[str]) -> list
                     "rows": len(rows),
                     "examples": sum(item.ids[row].count("+") + 1 for item, row in rows),
                     "tokens": np.mean([(item.batch.segment_ids[row] > 0).mean() for item, row in rows]),
-                    "pictures": np.mean([item.batch.image_mask[row].mean() for item, row in rows]),
+                    "pictures": np.mean([_places_used(item.batch.image_mask[row]).mean() for item, row in rows]),
                     "learned": np.mean([(item.batch.loss_weights[row] > 0).mean() for item, row in rows]),
                 }
             )
     return table
+
+
+def _places_used(mask):
+    """Which places of a row hold a picture or a video, of however many frames."""
+    return mask.reshape(len(mask), -1).any(axis=1)
 
 
 def _row(item, row, tokenizer, dataset_names):
@@ -110,6 +116,9 @@ def _token(number, tokenizer):
     for name, special in tokenizer.special.items():
         if number == special:
             return {"text": _SYMBOLS[name], "name": name.replace("_", " "), "special": True}
+    word = next((word for word, control in tokenizer.words.items() if control == number), None)
+    if word:
+        return {"text": word, "name": "control word", "special": True}
     text = tokenizer.decode([number])
     shown = text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
     return {"text": shown or "∅", "name": repr(text), "special": False}

@@ -1,14 +1,14 @@
-"""What a data set offers to the stream, and how its examples are measured."""
+"""What a data set offers to the stream, and what is known of the lengths of its examples."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from mmjax.core.arrays import Int
-from mmjax.core.example import Example, Media, Text
-from mmjax.text.tokenizer import Tokenizer
+from mmjax.core.example import Example
 
 
 class ExampleSource(Protocol):
@@ -26,26 +26,29 @@ class ExampleSource(Protocol):
     def load(self, index: int, epoch: int) -> Example: ...
 
 
+@runtime_checkable
+class StoredSource(Protocol):
+    """A source over files, whose lengths are kept in the folder `cache` until its `fingerprint` changes.
+
+    It can be pickled, and measured by another process.
+    """
+
+    name: str
+    cache: Path
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int, epoch: int) -> Example: ...
+
+
 class Lengths(NamedTuple):
-    """Tokens (with first and last) and media of each example of a source."""
+    """Tokens (with first and last) and media of each example of a source.
+
+    Examples that no row may hold have a negative number of tokens, which says why (`mmjax.data.lengths`).
+    """
 
     tokens: Int[np.ndarray, " S"]
     images: Int[np.ndarray, " S"]
-
-
-def measure(source: ExampleSource, tokenizer: Tokenizer) -> Lengths:
-    """The exact length of every example as `mmjax.text.prompt.tokenize` makes it, without decoding a picture."""
-    known: dict[str, int] = {}
-    tokens = np.empty(len(source), np.int32)
-    images = np.empty(len(source), np.int32)
-    for index in range(len(source)):
-        total, media = 2, 0
-        for segment in source.load(index, 0).segments:
-            if isinstance(segment, Media):
-                media += 1
-            elif isinstance(segment, Text):
-                if segment.text not in known:
-                    known[segment.text] = len(tokenizer.encode(segment.text))
-                total += known[segment.text] + segment.end_of_chunk
-        tokens[index], images[index] = total + media, media
-    return Lengths(tokens, images)

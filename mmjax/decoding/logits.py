@@ -1,4 +1,4 @@
-"""Logits of hidden states, and which tokens may be written at all."""
+"""Which tokens may be written at all, and how those that are given are rated."""
 
 from __future__ import annotations
 
@@ -11,15 +11,6 @@ from mmjax.text.tokenizer import Tokenizer
 
 # Ends of an answer; the other special tokens are never an answer's own.
 STOPS = ("end_of_chunk", "eos")
-
-
-def logits(
-    hidden: Float[Array, "*S D"], unembedding: Float[Array, "V D"], softcap: float | None
-) -> Float[Array, "*S V"]:
-    """float32 logits: `hidden` times the transposed unembedding, in the dtype of `hidden`, then the soft-cap."""
-    kernel = unembedding.astype(hidden.dtype)
-    scores = jnp.einsum("...D,VD->...V", hidden, kernel, preferred_element_type=jnp.float32)
-    return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
 
 
 def stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,17 +18,25 @@ from mmjax.core.errors import InputError
 from mmjax.core.example import Media
 from mmjax.decoding.prompt import load_frames
 from mmjax.models.decoders.decoder import Media as SeenMedia
+from mmjax.models.flamingo import Flamingo
+from mmjax.models.inline import InlineModel
+from mmjax.ops.images import normalize_images
 from mmjax.parallel.sharding import batch_sharding, constrain, nested, use_mesh
 
 # Pictures that are encoded at the same time.
 CHUNK = 64
 
 
+def known_by(picture: Shaped[np.ndarray, "..."]) -> Hashable:
+    """What tells a picture from others: its shape, and a digest of its pixels."""
+    return picture.shape, hashlib.blake2b(np.ascontiguousarray(picture), digest_size=16).digest()
+
+
 class PictureTable:
     """The different pictures among those added: a picture that comes again gets the slot that it has."""
 
     def __init__(self):
-        self._slots: dict[tuple, int] = {}
+        self._slots: dict[Hashable, int] = {}
         self._pictures: list[UInt8[np.ndarray, "F h w 3"]] = []
         self._most_frames = 1
 
@@ -43,7 +51,7 @@ class PictureTable:
           DataError: it cannot be decoded.
         """
         frames = load_frames(media)
-        key = (frames.shape, hashlib.blake2b(frames.tobytes(), digest_size=16).digest())
+        key = known_by(frames)
         if key not in self._slots:
             if self._pictures and frames.shape[1:] != self._pictures[0].shape[1:]:
                 height, width = frames.shape[1:3]
@@ -108,8 +116,23 @@ def put(value: Shaped[np.ndarray, "B *S"], mesh: Mesh | None) -> Any:
 @functools.partial(jax.jit, static_argnames=("model", "mesh"))
 def _encode(model, mesh, params, images, present):
     with use_mesh(mesh):
-        media = model.apply(nested(params), images[:, None], present[:, None], method="encode")
-        return constrain(media.features, None, None, None)
+        return constrain(_FEATURES[type(model)](model, params, images, present), None, None, None)
+
+
+def _seen_from_outside(model: Flamingo, params, images, present):
+    return model.apply(nested(params), images[:, None], present[:, None], method="encode").features
+
+
+def _standing_in_text(model: InlineModel, params, images, present):
+    if images.shape[1] != 1:
+        raise InputError("pictures that stand in the text have one frame; give videos to a model that reads them")
+    config = model.config
+    pixels = normalize_images(images[:, 0], config.image_mean, config.image_std, model.dtype)
+    return model.apply(nested(params), pixels, method="encode")[0]
+
+
+# By the class of the model: (model, params, images [M F h w 3], which frames there are [M F]) -> features [M S D].
+_FEATURES = {Flamingo: _seen_from_outside, InlineModel: _standing_in_text}
 
 
 @functools.partial(jax.jit, static_argnames=("capacity",))

@@ -10,8 +10,11 @@ import numpy as np
 from mmjax.core.arrays import Array, Int
 from mmjax.core.errors import InputError
 from mmjax.decoding.prompt import Prompt
-from mmjax.text.prompt import Tokenized, tokenize
+from mmjax.text.prompt import Layout, Tokenized, tokenize
 from mmjax.text.tokenizer import Tokenizer
+
+# The smallest buckets: of the tokens of a prompt, and of those to be written.
+PROMPT_BUCKET, NEW_BUCKET = 32, 16
 
 
 @flax.struct.dataclass
@@ -62,9 +65,13 @@ def plan_buckets(lengths: Iterable[int], *, program_cost: int, multiple: int = 8
     return tuple(reversed(chosen))
 
 
-def tokenize_prompt(prompt: Prompt, tokenizer: Tokenizer) -> Tokenized:
+def tokenize_prompt(
+    prompt: Prompt,
+    tokenizer: Tokenizer,
+    layout: Layout = Layout(),  # noqa: B008 (frozen)
+) -> Tokenized:
     """Tokens of a prompt: the first token, then its segments; it is left open for what is to be written."""
-    return tokenize(prompt.segments, tokenizer, eos=False)
+    return tokenize(prompt.segments, tokenizer, eos=False, layout=layout)
 
 
 def pad_rows(

@@ -15,14 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mmjax.core.arrays import Array, Float, Int
+from mmjax.core.arrays import Array, Bool, Float, Int
 from mmjax.core.errors import InputError
-from mmjax.core.example import Text
-from mmjax.decoding.cached import extend, prefill
-from mmjax.decoding.logits import logits, rate_tokens, writable_tokens
+from mmjax.core.example import Media, Text
+from mmjax.decoding.beginnings import read_beginning
+from mmjax.decoding.flamingo import make_writer, open_rows
+from mmjax.decoding.logits import rate_tokens, writable_tokens
 from mmjax.decoding.pictures import PictureTable, encode_pictures, gather, picture_bytes, put
 from mmjax.decoding.prompt import Prompt
 from mmjax.decoding.rows import bucket, check_lengths, pad_rows, plan_buckets, tokenize_prompt
+from mmjax.decoding.shared import PREFIX, cut, going_on, plan_groups
+from mmjax.decoding.writer import Opening, Writer, begin, go_on
+from mmjax.models.decoders.decoder import DecoderOutput
 from mmjax.parallel.sharding import RULES, constrain, use_mesh
 from mmjax.text.prompt import Tokenized
 from mmjax.text.tokenizer import Tokenizer
@@ -60,7 +64,7 @@ class Continuations(NamedTuple):
 
 
 @flax.struct.dataclass
-class _Candidates:
+class Candidates:
     """Continuations of each row [B, C, T], and how many tokens each has (0: none)."""
 
     tokens: Array
@@ -68,10 +72,19 @@ class _Candidates:
 
 
 class _Query(NamedTuple):
+    """A prompt, or what follows the beginning that it shares with others: its tokens and pictures."""
+
     number: int
-    prompt: Prompt
     text: Tokenized
+    media: tuple[Media, ...]
     continuations: tuple[np.ndarray, ...]
+
+
+class _Family(NamedTuple):
+    """Queries that go on from one beginning, if there is any."""
+
+    prefix: _Query | None
+    queries: list[_Query]
 
 
 class _Shape(NamedTuple):
@@ -91,20 +104,27 @@ def score_continuations(
     *,
     mesh: Mesh | None = None,
     batch_tokens: int | None = None,
+    share: bool = True,
     on_scored: Callable[[int], object] = lambda prompts: None,
 ) -> list[Continuations]:
     """log p(continuation | prompt) of every continuation of every prompt.
 
     A prompt (with its demonstrations) is read once into a cache that its continuations share; each different picture is
     encoded once. Prompts are sorted into a few lengths, chosen so that padding and compilation together cost least,
-    and run in batches of about `batch_tokens` tokens a device (by default `BATCH_TOKENS`). `on_scored` is called with
-    the number of prompts just done.
+    and run in batches of about `batch_tokens` tokens a device (by default `BATCH_TOKENS`). Prompts that begin with the
+    same demonstrations have these read once for all of them, unless `share` is False. `on_scored` is called with the
+    number of prompts just done.
 
     Raises:
       InputError: a prompt without continuations, an empty continuation, or more tokens than the model's positions.
     """
     queries = [
-        _Query(number, prompt, tokenize_prompt(prompt, tokenizer), tuple(_tokens(text, tokenizer) for text in texts))
+        _Query(
+            number,
+            tokenize_prompt(prompt, tokenizer),
+            prompt.media,
+            tuple(_tokens(text, tokenizer) for text in texts),
+        )
         for number, (prompt, texts) in enumerate(zip(prompts, continuations, strict=True))
     ]
     if any(not query.continuations or min(map(len, query.continuations)) == 0 for query in queries):
@@ -124,14 +144,33 @@ def score_continuations(
         on_scored(len(batch))
 
     room = max(1, PICTURE_BYTES // picture_bytes(model, params)) if queries else 0
-    for table, batches in _blocks(_batches(queries, batch_tokens, mesh), room):
-        features = encode_pictures(model, params, table, capacity=bucket(max(1, len(table))), mesh=mesh)
-        for shape, batch, slots in batches:
-            rows, candidates = _pad(batch, slots, shape, tokenizer)
-            rows, candidates = jax.tree.map(lambda leaf: put(leaf, mesh), (rows, candidates))
-            running.append((batch, _score(model, mesh, params, rows, features, candidates, writable)))
-            if len(running) > AHEAD:
-                collect()
+    families = _families(queries, share)
+    stops = {
+        alone: plan_buckets(
+            (len(query.text.tokens) for family in families if (family.prefix is None) == alone for query in family[1]),
+            program_cost=PROGRAM_TOKENS,
+        )
+        for alone in (True, False)
+    }
+    prefix_stops = plan_buckets(
+        (len(family.prefix.text.tokens) for family in families if family.prefix), program_cost=PROGRAM_TOKENS
+    )
+    for family in families:
+        known = params
+        if family.prefix is not None:
+            text, media = family.prefix.text, family.prefix.media
+            length = prefix_stops[np.searchsorted(prefix_stops, len(text.tokens))]
+            begun = read_beginning(model, params, tokenizer, text, media, length=length, mesh=mesh)
+            known = {**params, PREFIX: begun.prefix}
+        batches = _batches(family.queries, stops[family.prefix is None], batch_tokens, mesh)
+        for table, block in _blocks(batches, room):
+            features = encode_pictures(model, params, table, capacity=bucket(max(1, len(table))), mesh=mesh)
+            for shape, batch, slots in block:
+                rows, candidates = _pad(batch, slots, shape, tokenizer)
+                rows, candidates = jax.tree.map(lambda leaf: put(leaf, mesh), (rows, candidates))
+                running.append((batch, _score(model, mesh, known, rows, features, candidates, writable)))
+                if len(running) > AHEAD:
+                    collect()
     while running:
         collect()
     return [scored[number] for number in range(len(queries))]
@@ -142,20 +181,38 @@ def _tokens(text, tokenizer):
     return np.array(ids + [tokenizer.special["end_of_chunk"]] * text.end_of_chunk, np.int32)
 
 
+def _families(queries: Sequence[_Query], share: bool) -> list[_Family]:
+    if not share:
+        return [_Family(None, list(queries))]
+    families = []
+    for group in plan_groups([query.text for query in queries], [query.media for query in queries]):
+        members = [queries[number] for number in group.members]
+        if not group.length:
+            families.append(_Family(None, members))
+            continue
+        first = members[0]
+        prefix = first._replace(text=cut(first.text, group.length)[0], media=first.media[: group.pictures])
+        rest = [
+            query._replace(text=cut(query.text, group.length)[1], media=query.media[group.pictures :])
+            for query in members
+        ]
+        families.append(_Family(prefix, rest))
+    return families
+
+
 def _batches(
-    queries: Sequence[_Query], batch_tokens: int | None, mesh: Mesh | None
+    queries: Sequence[_Query], stops: Sequence[int], batch_tokens: int | None, mesh: Mesh | None
 ) -> Iterator[tuple[_Shape, list[_Query]]]:
     """Queries of one bucket and about as many continuations go together."""
-    if not queries:
-        return
     if batch_tokens is None:
         platform = (jax.devices() if mesh is None else mesh.devices.flat)[0].platform
         batch_tokens = BATCH_TOKENS.get(platform, BATCH_TOKENS["other"])
     ways = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in RULES["batch"])
-    stops = plan_buckets((len(query.text.tokens) for query in queries), program_cost=PROGRAM_TOKENS)
     edges = np.searchsorted(stops, [len(query.text.tokens) for query in queries])
     for edge, length in enumerate(stops):
         here = [query for query, own in zip(queries, edges, strict=True) if own == edge]
+        if not here:
+            continue
         here.sort(key=lambda query: len(query.continuations))
         longest = max(len(tokens) for query in here for tokens in query.continuations)
         shape = _Shape(
@@ -173,7 +230,7 @@ def _blocks(batches, room):
     """Consecutive batches whose different pictures, at most `room` (and the last batch's), are kept together."""
     table, block = PictureTable(), []
     for shape, batch in batches:
-        slots = [[table.add(media) for media in query.prompt.media] for query in batch]
+        slots = [[table.add(media) for media in query.media] for query in batch]
         block.append((shape, batch, slots))
         if len(table) >= room:
             yield table, block
@@ -187,13 +244,40 @@ def _pad(batch, slots, shape: _Shape, tokenizer):
     rows = pad_rows(
         [query.text for query in batch], slots, rows=shape.rows, length=shape.length, images=shape.images, pad=pad
     )
-    tokens = np.full((shape.rows, shape.continuations, shape.continuation_length), pad, np.int32)
-    lengths = np.zeros((shape.rows, shape.continuations), np.int32)
-    for row, query in enumerate(batch):
-        for number, continuation in enumerate(query.continuations):
+    sizes = (shape.rows, shape.continuations, shape.continuation_length)
+    return rows, stack_candidates([query.continuations for query in batch], sizes, pad=pad)
+
+
+def stack_candidates(
+    rows: Sequence[Sequence[Sequence[int]]], sizes: tuple[int, int, int], *, pad: int = 0
+) -> Candidates:
+    """The continuations of each row as arrays of `sizes` [B, C, T], filled with `pad`."""
+    tokens, lengths = np.full(sizes, pad, np.int32), np.zeros(sizes[:2], np.int32)
+    for row, continuations in enumerate(rows):
+        for number, continuation in enumerate(continuations):
             tokens[row, number, : len(continuation)] = continuation
             lengths[row, number] = len(continuation)
-    return rows, _Candidates(tokens, lengths)
+    return Candidates(tokens, lengths)
+
+
+def rate_candidate(
+    writer: Writer,
+    params: Mapping[str, Array],
+    first: DecoderOutput,
+    opening: Opening,
+    candidates: Candidates,
+    number: Int[Array, ""],
+    writable: Bool[Array, "V"],
+) -> tuple[Float[Array, "B"], Int[Array, "B T"]]:
+    """log p of continuation `number` of each row after `first`, which has read the opening; and the greedy tokens."""
+    tokens = jax.lax.dynamic_index_in_dim(candidates.tokens, number, 1, keepdims=False)
+    lengths = jax.lax.dynamic_index_in_dim(candidates.lengths, number, 1, keepdims=False)
+    present = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None] < lengths[:, None]
+    output = go_on(writer, params, first.cache, opening, tokens, present, 0)
+    # The prompt's last token tells the first of the continuation, and each of these the next.
+    scores = output.replace(hidden=jnp.concatenate([first.hidden, output.hidden[:, :-1]], axis=1)).logits()
+    log_probabilities, greedy = rate_tokens(scores, tokens, writable)
+    return jnp.sum(jnp.where(present, log_probabilities, 0.0), axis=1), greedy
 
 
 def _read_out(query, results, row):
@@ -209,20 +293,12 @@ def _score(model, mesh, params, rows, features, candidates, writable):
     batch, count, length = candidates.tokens.shape
     with use_mesh(mesh):
         media = gather(features, rows.slots)
-        first = prefill(model, params, rows, media, spare=length)
+        writer, opening = make_writer(model, media), open_rows(rows, media)
+        writer = going_on(writer) if PREFIX in params else writer
+        first = begin(writer, params, opening, spare=length)
 
         def score_one(number, results):
-            tokens = jax.lax.dynamic_index_in_dim(candidates.tokens, number, 1, keepdims=False)
-            lengths = jax.lax.dynamic_index_in_dim(candidates.lengths, number, 1, keepdims=False)
-            present = jnp.arange(length, dtype=jnp.int32)[None] < lengths[:, None]
-            output = extend(
-                model, params, first.output.cache, media.segments, tokens, present, rows.lengths, rows.last_media
-            )
-            # The prompt's last token tells the first of the continuation, and each of these the next.
-            hidden = jnp.concatenate([first.hidden[:, None], output.hidden[:, :-1]], axis=1)
-            scores = logits(hidden, output.unembedding, output.logits_softcap)
-            log_probabilities, greedy = rate_tokens(scores, tokens, writable)
-            total = jnp.sum(jnp.where(present, log_probabilities, 0.0), axis=1)
+            total, greedy = rate_candidate(writer, params, first, opening, candidates, number, writable)
             return results[0].at[:, number].set(total), results[1].at[:, number].set(greedy)
 
         start = (jnp.zeros((batch, count), jnp.float32), jnp.zeros((batch, count, length), jnp.int32))

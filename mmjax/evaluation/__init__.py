@@ -1,1 +1,1 @@
-"""Floor 5: tasks, metrics with intervals, the few-shot harness, and the files of scores and predictions."""
+"""Floor 6: tasks, metrics, intervals, the few-shot harness, and the files of scores and predictions."""

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in the workdir: scores.json, predictions.jsonl, samples; and its table on the terminal."""
+"""What an evaluation leaves in the workdir: scores.json and samples; and its table on the terminal."""
 
 from __future__ import annotations
 
@@ -13,44 +13,34 @@ from PIL import Image
 
 from mmjax.core.errors import InputError
 from mmjax.data.episode import answer_segment
-from mmjax.evaluation.harness import Evaluation, Score
+from mmjax.evaluation.predictions import replace_file
+from mmjax.evaluation.scores import Score
 from mmjax.evaluation.tasks import Task
 
 
-def write_scores(workdir: str | os.PathLike, evaluation: Evaluation) -> Path:
-    """Writes scores.json and predictions.jsonl, each whole or not at all; returns the path of the scores."""
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(prediction, ensure_ascii=False) for prediction in evaluation.predictions)
-    _replace(workdir / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
-    path = workdir / "scores.json"
-    _replace(path, json.dumps(evaluation.rows, indent=1) + "\n")
+def write_scores(workdir: str | os.PathLike, rows: Sequence[Score]) -> Path:
+    """Writes scores.json, whole or not at all; returns its path."""
+    path = Path(workdir) / "scores.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(rows, indent=1) + "\n")
     return path
 
 
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-_HEADINGS = ("task", "shots", "images", "score", "95% interval", "answers", "chance")
+_HEADINGS = ("task", "shots", "picked", "control", "score", "95% interval", "answers", "chance")
 
 
 def score_table(rows: Sequence[Score]) -> str:
-    """The rows as text, shares in percent."""
+    """The rows as text, shares in percent; official scores, where there are any, are in scores.json."""
     lines = [
         (
             row["task"],
             str(row["shots"]),
-            row["images"],
-            f"{100 * row['score']:.1f}",
-            f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
+            row["selection"],
+            row["control"],
+            _percent(row["score"]),
+            "-" if row["low"] is None else f"{_percent(row['low'])} to {_percent(row['high'])}",
             f"{row['n']}",
-            f"{100 * row['chance']:.1f}",
+            _percent(row["chance"]),
         )
         for row in rows
     ]
@@ -59,8 +49,12 @@ def score_table(rows: Sequence[Score]) -> str:
     return "\n".join(_line(cells, widths) for cells in (_HEADINGS, rule, *lines))
 
 
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
 def _line(cells, widths):
-    left = {0, 2}  # words to the left, numbers to the right
+    left = {0, 2, 3}  # words to the left, numbers to the right
     padded = (
         cell.ljust(width) if number in left else cell.rjust(width)
         for number, (cell, width) in enumerate(zip(cells, widths, strict=True))

@@ -1,253 +1,229 @@
-"""The few-shot harness: tasks x shots x seeds, with and without their pictures, to scores and predictions."""
+"""The few-shot harness: tasks x shots x selections x controls x seeds, asked in chunks, to predictions and scores.
+
+Everything is a function of (task, setting, seed, number of the query), and a chunk holds the same queries whoever asks
+it, so that an evaluation that was interrupted, or is shared by several processes, comes to the same predictions.
+"""
 
 from __future__ import annotations
 
 import collections
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+import concurrent.futures
+import itertools
+import json
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import flax.linen as nn
+import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from mmjax.core.arrays import Array
-from mmjax.core.errors import InputError
-from mmjax.core.example import Media, Text
+from mmjax.core.errors import DataError
+from mmjax.core.example import Media
 from mmjax.core.progress import progress_bar
-from mmjax.data.episode import Episode, answer_segment, prompt_segments, question_segments
-from mmjax.data.keyed import Dice, key_of
 from mmjax.data.show import picture_uri
-from mmjax.decoding.prompt import Prompt, as_text
-from mmjax.decoding.scoring import Continuations, score_continuations
-from mmjax.evaluation.metrics import interval
-from mmjax.evaluation.tasks import Task
-from mmjax.text.tokenizer import Tokenizer
+from mmjax.evaluation.answering import answer
+from mmjax.evaluation.models.model import EvaluatedModel
+from mmjax.evaluation.predictions import MemoryStore, Row, Store
+from mmjax.evaluation.question import Query, prediction
+from mmjax.evaluation.questions import Judged, Questions
+from mmjax.evaluation.scores import Score, official_scores, score_row
+from mmjax.evaluation.settings import Options, Setting
+from mmjax.parallel import peers
 
-# What is shown in the place of the pictures: themselves, black ones, or those of other places of the prompt.
-Images = Literal["shown", "blanked", "shuffled"]
-
-# Of each task and number of shots, this many right and as many wrong predictions keep their pictures.
+# Of each setting this many right and as many wrong predictions keep their pictures, where these are small.
 PICTURED = 3
-
-
-class Score(TypedDict):
-    """A row of scores.json. `score`, the ends of its 95% interval, and `chance` are shares of right answers.
-
-    `chance` is what can be had without looking: 1 / candidates, or the share of the most frequent answer.
-    """
-
-    task: str
-    shots: int
-    selection: str
-    images: Images
-    score: float
-    low: float
-    high: float
-    n: int
-    seeds: int
-    chance: float
+# Broken pictures are judged as a share of at least so many items.
+MIN_ITEMS_JUDGED = 100
+_THREADS = 8
 
 
 class Evaluation(NamedTuple):
-    """`rows`: one a task, number of shots and kind of images. `predictions`: one a query, rows of predictions.jsonl."""
+    """`rows`: one a setting. `bad`: items with broken pictures, each once. Both empty on all processes but the first.
+
+    An item whose own picture is broken counts as wrong; as a demonstration the next choice stands in its place.
+    """
 
     rows: list[Score]
-    predictions: list[dict[str, Any]]
+    bad: list[dict[str, Any]]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Setting:
-    task: Task
-    shots: int
-    images: Images
+class Asked(NamedTuple):
+    """One query of the plan, to be made when its turn comes."""
 
-
-@dataclasses.dataclass(frozen=True)
-class _Query:
-    setting: _Setting
+    questions: Questions
+    setting: Setting
     seed: int
-    episode: Episode
-    prompt: Prompt
-    answers: tuple[Text, ...]
+    number: int
 
 
 def evaluate(
-    model: nn.Module,
-    params: Mapping[str, Array],
-    tokenizer: Tokenizer,
-    tasks: Sequence[Task],
+    model: EvaluatedModel,
+    tasks: Sequence[Questions],
+    options: Options,
     *,
-    shots: Sequence[int] = (),
-    seeds: int = 3,
-    queries: int | None = None,
-    controls: Sequence[Images] = ("blanked",),
-    mesh: Mesh | None = None,
+    store: Store | None = None,
+    together: bool = True,
+    results: Path | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Scores `model` with `params` (by path) on every task; the same arguments give the same result.
+    """Asks `model` everything, keeps the predictions in the `store` of process 0, and scores them.
 
     Args:
-      shots: numbers of demonstrations of each class instead of the tasks' own, for the tasks that take any.
-      queries: at most so many a seed, instead of the tasks' own numbers.
-      controls: also score each task, at one number of shots, with its pictures "blanked" or "shuffled" among the
-        places of each prompt (where there are several).
+      together: all processes ask the same, of a model that lies on the devices of all; otherwise each has a model of
+        its own, and takes its share of the chunks.
+      results: a folder for files in official layouts; without it there are no official scores.
       progress: whether to draw a bar on a terminal.
 
     Raises:
-      InputError: no seeds, negative shots, or more shots than a task has scans for.
+      InputError: the model or a task cannot do what is asked.
+      DataError: more broken pictures than `options.max_bad_share`.
     """
-    if seeds < 1 or min(shots, default=0) < 0 or (queries is not None and queries < 1):
-        raise InputError(f"evaluation needs seeds >= 1, shots >= 0 and queries >= 1, not {seeds}, {shots}, {queries}")
-    asked = [
-        query
-        for setting in _settings(tasks, shots, controls)
-        for seed in range(seeds)
-        for query in _queries(setting, seed, queries)
-    ]
-    with progress_bar(total=len(asked), what="evaluate", unit="query") as bar:
-        bar.disable |= not progress
-        scored = score_continuations(
-            model,
-            params,
-            tokenizer,
-            [query.prompt for query in asked],
-            [query.answers for query in asked],
-            mesh=mesh,
-            on_scored=bar.update,
-        )
-    return _results(asked, scored, tokenizer)
+    writes = jax.process_index() == 0
+    store = MemoryStore() if store is None or not writes else store
+    settings = [(task, setting) for task in tasks for setting in task.settings()]
+    chunks = plan_chunks(settings)
+    done = int(_exchange(str(store.resume([len(chunk) for chunk in chunks])))[0])
+    keeper = _Keeper(options, store, settings)
+    for row, asked in zip(store.rows(), itertools.chain(*chunks[:done]), strict=True) if writes else ():
+        keeper.note(row, asked)
+    share, index = (1, 0) if together else (jax.process_count(), jax.process_index())
+    total, before = (sum(map(len, part)) for part in (chunks, chunks[:done]))
+    with progress_bar(total=total, initial=before, what="evaluate", unit="query") as bar:
+        bar.disable |= not (progress and writes)
+        for start in range(done, len(chunks), share):
+            round_ = chunks[start : start + share]
+            rows = ask(model, round_[index], options, bar.update) if index < len(round_) else []
+            told = [json.loads(text) for text in _exchange(json.dumps(rows))] if share > 1 else [rows]
+            for chunk, found in zip(round_, told, strict=False):
+                keeper.keep(found, chunk)
+    if not writes:
+        return Evaluation([], [])
+    rows = [score_row(setting, task, keeper.judged[setting]) for task, setting in settings]
+    if results is not None:
+        official_scores(rows, settings, store.rows(), results, strict=options.queries is None)
+    store.finish()
+    return Evaluation(rows, list(keeper.bad.values()))
 
 
-def _settings(tasks, shots, controls) -> list[_Setting]:
-    settings = []
-    for task in tasks:
-        tried = sorted(set(shots)) if shots and task.takes_shots else task.shots
-        settings += [_Setting(task, number, "shown") for number in tried]
-        # The control is run where the pictures matter most among what is tried.
-        control = task.control_shots if task.control_shots in tried else max(tried)
-        settings += [_Setting(task, control, images) for images in controls if images != "shown"]
-    return settings
+def plan_chunks(settings: Sequence[tuple[Questions, Setting]]) -> list[list[Asked]]:
+    """All queries in the order of the predictions, cut as each task wants it; the cut depends on nothing else."""
+    chunks: list[list[Asked]] = []
+    room, pictures, kind = 0, 0, None
+    for task, setting in settings:
+        for seed in range(task.seeds(setting)):
+            for number in range(task.count(setting)):
+                if kind != task.chunk or room < 1 or pictures < 1:
+                    kind = task.chunk
+                    room, pictures = kind
+                    chunks.append([])
+                chunks[-1].append(Asked(task, setting, seed, number))
+                room -= 1
+                pictures -= setting.shots + 1
+    return chunks
 
 
-def _queries(setting: _Setting, seed: int, most: int | None) -> list[_Query]:
-    task = setting.task
-    planned = task.queries if setting.images == "shown" else task.control_queries
-    made, blank = [], None
-    for episode in task.episodes(setting.shots, seed, planned if most is None else min(most, planned)):
-        prompt = Prompt(prompt_segments(episode))
-        if setting.images == "shuffled" and len(prompt.media) < 2:
-            return []
-        if setting.images == "blanked":
-            blank = blank or _blank(prompt.media[0])
-            prompt = _with_media(prompt, [blank] * len(prompt.media))
-        elif setting.images == "shuffled":
-            prompt = _with_media(prompt, _shuffled(prompt.media, episode.id))
-        candidates = episode.candidates if task.answers == "ranked" else (episode.query.answer,)
-        answers = tuple(answer_segment(episode.query, candidate) for candidate in candidates)
-        made.append(_Query(setting, seed, episode, prompt, answers))
-    return made
+def ask(model: EvaluatedModel, chunk: Sequence[Asked], options: Options, progress: Callable[[int], Any]) -> list[Row]:
+    """The rows of predictions of some queries, whose pictures are decoded together."""
+    decode = Decoder()
+    # What a setting makes once for all (the vectors of pictures) is not to be made by several threads.
+    for first in {one.setting: one for one in reversed(chunk)}.values():
+        make(first, decode)
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        queries = list(threads.map(lambda one: make(one, decode), chunk))
+    counted = _by_query(queries, progress)
+    replies = answer(model, queries, beams=options.beams, normalize=options.normalize, progress=counted)
+    return [prediction(query, reply) for query, reply in zip(queries, replies, strict=True)]
 
 
-def _blank(medium: Media) -> Media:
-    return Media(tuple(np.zeros_like(frame) for frame in medium.load()))
+def make(asked: Asked, decode: Callable[[Media], Media]) -> Query:
+    """The query itself."""
+    return asked.questions.make(asked.setting, asked.seed, asked.number, decode)
 
 
-def _shuffled(media, name):
-    """Each place gets the picture of another: all are moved on by the same number of places."""
-    moved = 1 + Dice(key_of("shuffled", name)).below(len(media) - 1)
-    return [*media[moved:], *media[:moved]]
+class Decoder:
+    """Media -> the same with their frames decoded, each once; a second broken picture is not opened again."""
+
+    def __init__(self):
+        self._done: dict[int, tuple[Media, Media | DataError]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, medium: Media) -> Media:
+        """Raises DataError, each time that it is asked for a broken picture."""
+        with self._lock:
+            kept = self._done.get(id(medium))
+        if kept is None:
+            try:
+                found: Media | DataError = Media(medium.load())
+            except DataError as error:
+                found = error
+            with self._lock:
+                kept = self._done.setdefault(id(medium), (medium, found))  # the medium is kept: its id is the key
+        if isinstance(kept[1], DataError):
+            raise DataError(str(kept[1]), kind=kept[1].kind)
+        return kept[1]
 
 
-def _with_media(prompt: Prompt, media: Sequence[Media]) -> Prompt:
-    new = iter(media)
-    return Prompt(tuple(next(new) if isinstance(segment, Media) else segment for segment in prompt.segments))
+class _Keeper:
+    """What becomes of the rows: the store, what the scores need of them, and which pictures were broken."""
+
+    def __init__(self, options: Options, store: Store, settings: Sequence[tuple[Questions, Setting]]):
+        self.judged: dict[Setting, list[Judged]] = {setting: [] for _, setting in settings}
+        self.bad: dict[tuple[str, str], dict[str, Any]] = {}
+        self._options, self._store = options, store
+        self._items = {setting.task: task.count(setting) for task, setting in reversed(settings)}
+        self._pictured: collections.Counter = collections.Counter()
+
+    def keep(self, rows: Sequence[Row], chunk: Sequence[Asked]) -> None:
+        """Adds pictures to a few of the rows, and stores them all."""
+        for row, asked in zip(rows, chunk, strict=True):
+            kept = self._pictured[asked.setting, row["correct"]]
+            if asked.questions.pictured and row["control"] == "none" and kept < PICTURED:
+                _draw(row, make(asked, Decoder()))
+            self.note(row, asked)
+        self._store.append(rows)
+
+    def note(self, row: Row, asked: Asked) -> None:
+        """Raises DataError where too many pictures are broken."""
+        setting = asked.setting
+        self._pictured[setting, row["correct"]] += row["image"] is not None
+        candidates = len(row["candidates"] or ())
+        self.judged[setting].append(Judged(row["seed"], row["id"], row["score"], row["answer"], candidates))
+        for bad in row.get("bad", ()):
+            self.bad.setdefault((setting.task, bad["id"]), {"task": setting.task, **bad})
+            own = [one for (task, _), one in self.bad.items() if task == setting.task]
+            if len(own) > self._options.max_bad_share * max(self._items[setting.task], MIN_ITEMS_JUDGED):
+                kinds = collections.Counter(one["kind"] for one in own)
+                raise DataError(
+                    f"{len(own)} pictures of {setting.task} cannot be decoded "
+                    f"({', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))}), more than "
+                    f"{self._options.max_bad_share:g} of its items; the last: {bad['message']}. Mend them, or raise "
+                    "--max-bad-share",
+                    kind="too_many",
+                )
 
 
-def _results(asked: Sequence[_Query], scored: Sequence[Continuations], tokenizer: Tokenizer) -> Evaluation:
-    groups: dict[_Setting, dict[int, list[bool]]] = {}
-    pictured: collections.Counter = collections.Counter()
-    predictions = []
-    for query, scores in zip(asked, scored, strict=True):
-        prediction = _prediction(query, scores, tokenizer)
-        groups.setdefault(query.setting, {}).setdefault(query.seed, []).append(prediction["correct"])
-        place = (query.setting, prediction["correct"])
-        if query.setting.images == "shown" and pictured[place] < PICTURED:
-            pictured[place] += 1
-            _draw(prediction, query.episode)
-        predictions.append(prediction)
-    answers: dict[_Setting, list[_Query]] = collections.defaultdict(list)
-    for query in asked:
-        answers[query.setting].append(query)
-    rows = [_row(setting, list(by_seed.values()), answers[setting]) for setting, by_seed in groups.items()]
-    return Evaluation(rows, predictions)
+def _draw(row: Row, query: Query) -> None:
+    form = query.forms[0]
+    for part, place in zip((*form.shots, form.query), (*row["demonstrations"], row), strict=True):
+        if part.media:
+            place["image"] = picture_uri(np.asarray(part.media[0].load()[0]))
 
 
-def _row(setting: _Setting, by_seed: Sequence[Sequence[bool]], asked: Sequence[_Query]) -> Score:
-    correct = np.array(by_seed, np.float64)
-    score, low, high = interval(correct)
-    return Score(
-        task=setting.task.name,
-        shots=setting.shots,
-        selection="random",
-        images=setting.images,
-        score=round(score, 6),
-        low=round(low, 6),
-        high=round(high, 6),
-        n=correct.size,
-        seeds=len(correct),
-        chance=round(_chance(setting.task, asked), 6),
-    )
+def _by_query(queries: Sequence[Query], progress: Callable[[int], Any]) -> Callable[[int], None]:
+    """Progress in prompts as progress in queries, each of which has as many prompts as forms."""
+    forms = max((len(query.forms) for query in queries), default=1) or 1
+    left = 0
+
+    def counted(prompts: int) -> None:
+        nonlocal left
+        left += prompts
+        progress(left // forms)
+        left %= forms
+
+    return counted
 
 
-def _chance(task, asked):
-    if task.answers == "ranked":
-        return float(np.mean([1 / len(query.episode.candidates) for query in asked]))
-    return max(collections.Counter(query.episode.query.answer for query in asked).values()) / len(asked)
-
-
-def _prediction(query: _Query, scores: Continuations, tokenizer: Tokenizer) -> dict[str, Any]:
-    episode, ranked = query.episode, query.setting.task.answers == "ranked"
-    if ranked:
-        answer = episode.candidates[scores.best]
-        likelihoods = {
-            candidate: round(float(value), 4)
-            for candidate, value in zip(episode.candidates, scores.log_likelihoods, strict=True)
-        }
-    else:
-        answer, likelihoods = _written(scores, episode.query.answer, tokenizer), None
-    return {
-        "task": query.setting.task.name,
-        "shots": query.setting.shots,
-        "seed": query.seed,
-        "images": query.setting.images,
-        "id": episode.id,
-        "prompt": str(query.prompt),
-        "demonstrations": [{"text": _turn_text(turn), "image": None} for turn in episode.demonstrations],
-        "image": None,
-        "answer": episode.query.answer,
-        "prediction": answer,
-        "correct": answer == episode.query.answer if ranked else scores.is_greedy(0),
-        "candidates": likelihoods,
-    }
-
-
-def _written(scores, answer, tokenizer):
-    """What greedy decoding writes, as far as is known: up to the first token that is not the answer's."""
-    if scores.is_greedy(0):
-        return answer
-    first = int(np.argmax(scores.tokens[0] != scores.greedy_tokens[0]))
-    return tokenizer.decode(scores.greedy_tokens[0][: first + 1]).strip().removesuffix(".")
-
-
-def _turn_text(turn):
-    asked = [segment for segment in question_segments(turn) if isinstance(segment, Text)]
-    return as_text([*asked, answer_segment(turn, turn.answer)])
-
-
-def _draw(prediction, episode):
-    turns = [*episode.demonstrations, episode.query]
-    places = [*prediction["demonstrations"], prediction]
-    for turn, place in zip(turns, places, strict=True):
-        if turn.media is not None:
-            place["image"] = picture_uri(turn.media.load()[0])
+def _exchange(text: str) -> list[str]:
+    """What every process says, in their order."""
+    return [text] if peers.current() is None else peers.current().exchange(text)

@@ -13,10 +13,14 @@ from typing import Any, Literal
 
 from mmjax.core.config import nearest
 from mmjax.core.errors import InputError
-from mmjax.data.digits import SCENE_KINDS, BindConfig, ReadConfig
+from mmjax.core.example import Media
+from mmjax.data.config import DataConfig
+from mmjax.data.digits import SCENE_KINDS, BindConfig, Pick, ReadConfig
 from mmjax.data.episode import Episode
 from mmjax.data.scans import Scans
-from mmjax.data.stream import SOURCES, DataConfig
+from mmjax.data.sources.kinds import SOURCES
+from mmjax.evaluation.rices import Embed, most_similar
+from mmjax.evaluation.settings import Selection
 
 DIGITS = tuple(range(10))
 
@@ -28,23 +32,27 @@ _PASSES = 1000
 class Task:
     """A named question put to a model.
 
-    episodes: (shots, seed, queries) -> at most so many episodes, a pure function of these three.
+    episodes: (shots, seed, queries[, pick]) -> at most so many episodes, a pure function of these three.
     answers: "open" asks that greedy decoding writes the answer exactly; "ranked" that the answer is the most probable
       of the episode's candidates.
     shots: the numbers of demonstrations (of each class) to try when none are named. A task that does not `take_shots`
       keeps to them.
     control_shots: at which of them the controls are run.
     queries, control_queries: at most so many a seed.
+    selection: how its episodes pick demonstrations. `pick`: for another way of doing so, what `episodes` takes as a
+      fourth argument; None where there is no other.
     """
 
     name: str
-    episodes: Callable[[int, int, int], Sequence[Episode]]
+    episodes: Callable[..., Sequence[Episode]]
     answers: Literal["open", "ranked"] = "open"
     shots: tuple[int, ...] = (0,)
     takes_shots: bool = False
     control_shots: int = 0
     queries: int = 360
     control_queries: int = 60
+    selection: Selection = "random"
+    pick: Callable[[Selection, Embed], Pick | None] | None = None
 
 
 def choose_tasks(tasks: Mapping[str, Task], names: Sequence[str]) -> list[Task]:
@@ -108,8 +116,17 @@ def _bind_tasks(configs: Sequence[BindConfig], image_size: int) -> list[Task]:
 
     def task(name, *, shots, queries=360, **changes):
         config = dataclasses.replace(longest, split="test", **changes)
-        episodes = functools.partial(_bind_episodes, name, config, image_size)
-        return Task(name, episodes, "ranked", shots, takes_shots=True, control_shots=4, queries=queries)
+        return Task(
+            name,
+            functools.partial(_bind_episodes, name, config, image_size),
+            "ranked",
+            shots,
+            takes_shots=True,
+            control_shots=4,
+            queries=queries,
+            selection="balanced",
+            pick=functools.partial(_bind_pick, config, image_size),
+        )
 
     tasks = [task("bind_2way", shots=(0, 1, 2, 4, 8), ways=(2,), classes=bound)]
     if len(bound) >= 5:
@@ -120,13 +137,24 @@ def _bind_tasks(configs: Sequence[BindConfig], image_size: int) -> list[Task]:
     return tasks
 
 
-def _bind_episodes(name, config, image_size, shots, seed, queries) -> list[Episode]:
+def _bind_pick(config: BindConfig, image_size: int, selection: Selection, embed: Embed) -> Pick | None:
+    """Shots from all scans of an episode's classes, where not so many of each are wanted ("balanced")."""
+    if selection == "balanced":
+        return None
+    if selection == "random":
+        return lambda pool, query, count, dice: dice.sample(pool, count)
+    scans = Scans(config, image_size)
+    vectors = embed([Media((functools.partial(scans.picture, scan, (scan,)),)) for scan in range(len(scans))])
+    return lambda pool, query, count, dice: most_similar(vectors[query], vectors, pool, count)
+
+
+def _bind_episodes(name, config, image_size, shots, seed, queries, pick=None) -> list[Episode]:
     scans = Scans(config, image_size)
     fewest = min(len(places) for places in scans.of_class.values())
     if shots >= fewest:
         raise InputError(f"{name} has {fewest} held-out scans of a digit, so at most {fewest - 1} shots, not {shots}")
     config = dataclasses.replace(config, shots=(shots,))
-    return _episodes("digits_bind", name, config, image_size, shots, seed, queries)
+    return _episodes("digits_bind", name, config, image_size, shots, seed, queries, pick)
 
 
 @functools.lru_cache(maxsize=64)
@@ -135,11 +163,12 @@ def _source(kind, name, config, image_size):
     return SOURCES[kind][1](config, name=name, seed=0, image_size=image_size)
 
 
-def _episodes(kind, name, config, image_size, shots, seed, queries) -> list[Episode]:
+def _episodes(kind, name, config, image_size, shots, seed, queries, pick=None) -> list[Episode]:
     """Each seed asks every held-out scan at most once: its episodes are of passes over the scans that are its own."""
     source = _source(kind, f"{name}/{shots}", config, image_size)
     scans = len(Scans(config, image_size))
     if kind != "digits_scene":  # a scene has no scan of its own
         queries = min(queries, scans)
     first = seed * _PASSES * scans
-    return [source.episode(first + number) for number in range(queries)]
+    further = {} if pick is None else {"pick": pick}
+    return [source.episode(first + number, **further) for number in range(queries)]

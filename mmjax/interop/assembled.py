@@ -21,6 +21,7 @@ from mmjax.interop.configs import read_config, write_config
 from mmjax.interop.engine import Inspection, copy_side_files, inspect, open_config
 from mmjax.interop.family import Family, Part, Place
 from mmjax.interop.layout import Entry, Piece, choose_spelling, lay_out
+from mmjax.interop.processing.settings import processor_tree
 from mmjax.interop.tensors import open_folder, write_folder
 
 # A parameter wherever the layers are cut: which numbered layers, which of them, and the rest of its path.
@@ -81,8 +82,21 @@ def assemble(
     with new_folder(folder) as made:
         write_folder(made, {name: entry.shape for name, entry in entries.items()}, types, contents, max_shard_bytes)
         (made / "config.json").write_text(json.dumps(outside, indent=2, sort_keys=True) + "\n")
-        for source in (*parts.values(), trained):  # what lies beside the trained weights holds over the parts'
-            copy_side_files(Path(source), made)
+        for field, source in parts.items():
+            _copy_files_of_part(field, Path(source), made)
+        copy_side_files(trained, made)  # what lies beside the trained weights holds over the parts'
+
+
+def _copy_files_of_part(field: str, source: Path, made: Path) -> None:
+    """How pictures are processed, of the picture encoder; all else, the tokenizer first, of the language model."""
+    if field != "vision":
+        copy_side_files(source, made)
+        return
+    try:
+        tree, _ = processor_tree(source)
+    except InputError:
+        return  # it says nothing of pictures
+    (made / "preprocessor_config.json").write_text(json.dumps(dict(tree), indent=2, sort_keys=True) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,29 +23,33 @@ from mmjax.core.folders import check_new, new_folder
 from mmjax.core.progress import progress_bar
 from mmjax.interop.configs import read_config, write_config
 from mmjax.interop.families import FAMILIES
+from mmjax.interop.families.decoder_settings import headless
 from mmjax.interop.family import Family, Spelling
-from mmjax.interop.layout import Entry, Layout, Piece, choose_spelling, lay_out
+from mmjax.interop.layout import Entry, Layout, Piece, choose_spelling, lay_out, padded_vocabulary, with_vocabulary
 from mmjax.interop.tensors import DTYPES, StoredTensor, open_folder, write_folder
 from mmjax.interop.transforms import contiguous
 from mmjax.parallel.sharding import parameter_shardings
 
-# Files that go along with weights and are not changed by us: generation, tokenizer, processor.
-SIDE_FILES = (
+# Files that go along with weights and are not changed by us: what depends on the tokenizer, and the processor.
+TOKENIZER_FILES = (
     "generation_config.json",
     "added_tokens.json",
     "additional_chat_templates/*.jinja",
     "chat_template.*",
     "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "qformer_tokenizer/*",
     "special_tokens_map.json",
     "*.model",
     "tokenizer.json",
     "tokenizer_config.json",
-    "video_preprocessor_config.json",
     "vocab.*",
 )
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "qformer_tokenizer/*",
+    "video_preprocessor_config.json",
+)
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 EXPORT_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
@@ -53,23 +57,31 @@ EXPORT_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 class Origin:
     """What an imported checkpoint looked like, so that it can be given back as it was.
 
-    dtypes: of its tensors, by name.
+    dtypes: of its tensors, by name; empty where the model has been trained since, and has types of its own.
+    tokenizer: whether its tokenizer is still the model's.
+    vocabulary: how many words it has, where the model's vocabulary has been padded; else None.
     """
 
     folder: Path
     config: Mapping[str, Any]
     spelling: Spelling
     dtypes: Mapping[str, np.dtype]
+    tokenizer: bool = True
+    vocabulary: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A model of ours with parameters, and the outside family that it can be written as."""
+    """A model of ours with parameters, and the outside family that it can be written as.
+
+    token_ids: bos_token_id, eos_token_id and pad_token_id of its tokenizer, where that is not its origin's.
+    """
 
     family: Family
     config: Any
     parameters: dict[str, Shaped[Array, "..."]]
     origin: Origin | None = None
+    token_ids: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def model(self, dtype: Any = jnp.float32) -> nn.Module:
         """The Linen module, computing in `dtype`."""
@@ -107,6 +119,18 @@ def inspect(folder: str | Path) -> Inspection:
     _check(folder, layout, tensors)
     origin = Origin(folder, outside, spelling, {name: tensor.dtype for name, tensor in tensors.items()})
     return Inspection(family, config, origin, layout, tensors)
+
+
+def pad_vocabulary(plan: Inspection, multiple: int) -> Inspection:
+    """The same with the vocabulary rounded up to a multiple; what is exported again has its own size.
+
+    Raises:
+      InputError: as `layout.padded_vocabulary`.
+    """
+    config, words = padded_vocabulary(plan.config, multiple)
+    layout = lay_out(plan.family, config, plan.origin.spelling, vocabulary=words)
+    origin = dataclasses.replace(plan.origin, vocabulary=words)
+    return dataclasses.replace(plan, config=config, layout=layout, origin=origin)
 
 
 def open_config(folder: Path) -> tuple[dict[str, Any], Family]:
@@ -228,7 +252,8 @@ def export(
     dtype: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Writes config.json, safetensors (sharded above `max_shard_bytes`), and the tokenizer's files where known.
+    """Writes config.json, safetensors (sharded above `max_shard_bytes`), generation_config.json of a model that writes,
+    and the tokenizer's and the processor's files where they are known.
 
     dtype: "float32", "bfloat16" or "float16"; None: every tensor in the type that it was imported in, else float32.
 
@@ -240,12 +265,17 @@ def export(
         raise InputError(f"dtype must be one of {', '.join(EXPORT_DTYPES)}, not {dtype!r}")
     check_new(folder)
     family, origin = pretrained.family, pretrained.origin
-    outside = write_config(family, pretrained.config, origin.config if origin else {})
+    words = origin.vocabulary if origin else None
+    config = pretrained.config if words is None else with_vocabulary(pretrained.config, words)
+    outside = write_config(family, config, origin.config if origin else {})
     outside.setdefault("model_type", family.model_type)
     outside.setdefault("architectures", [family.architecture])
-    if dtype is not None or origin is None:
+    if family.writes:
+        _text_of(outside).update(pretrained.token_ids)
+    if dtype is not None or origin is None or not origin.dtypes:
         outside["torch_dtype" if "torch_dtype" in outside else "dtype"] = dtype or "float32"
-    layout = lay_out(family, pretrained.config, origin.spelling if origin else family.spellings[0])
+    spelling = origin.spelling if origin else family.spellings[0]
+    layout = lay_out(family, pretrained.config, spelling, vocabulary=words)
     _check_parameters(layout, pretrained.parameters)
     imported = origin.dtypes if origin else {}
     entries = {name: entry for name, entry in layout.entries.items() if not entry.tied or name in imported}
@@ -260,12 +290,28 @@ def export(
         )
         (made / "config.json").write_text(json.dumps(outside, indent=2, sort_keys=True) + "\n")
         if origin is not None:
-            copy_side_files(origin.folder, made)
+            copy_side_files(origin.folder, made, tokenizer=origin.tokenizer)
+        if family.writes and not headless(outside):
+            _write_generation(made / "generation_config.json", outside)
 
 
-def copy_side_files(source: Path, target: Path) -> None:
-    """Copies what goes along with weights and is there."""
-    for pattern in SIDE_FILES:
+def _text_of(outside: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that names the tokens of the text."""
+    return next((outside[key] for key in ("text_config", "lang", "decoder") if key in outside), outside)
+
+
+def _write_generation(path: Path, outside: dict[str, Any]) -> None:
+    """The tokens that config.json names, unless there is a file already."""
+    if path.exists():
+        return
+    tokens = {key: outside.get(key, _text_of(outside).get(key)) for key in _TOKENS}
+    named = {key: token for key, token in tokens.items() if token is not None}
+    path.write_text(json.dumps({"_from_model_config": True, **named}, indent=2, sort_keys=True) + "\n")
+
+
+def copy_side_files(source: Path, target: Path, *, tokenizer: bool = True) -> None:
+    """Copies what goes along with weights and is there; without `tokenizer`, what pictures need alone."""
+    for pattern in (*PROCESSOR_FILES, *(TOKENIZER_FILES if tokenizer else ())):
         for path in source.glob(pattern):
             if path.is_file():
                 copy = target / path.relative_to(source)

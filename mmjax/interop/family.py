@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from mmjax.core.errors import InputError
 from mmjax.interop.settings import Setting, Tree, lookup
@@ -137,6 +139,7 @@ class Family:
     not_exported: fields that say how the model is used, not what it is.
     canonical: brings configs of the same meaning to the same form.
     by_parts: the family again, with what depends on which families its parts turned out to be.
+    writes: whether its models write text, so that a generation_config.json goes with them.
 
     Places that the family names for a part's layers (`part.name`) hold over the part's own.
     """
@@ -157,6 +160,7 @@ class Family:
     not_exported: tuple[str, ...] = ("remat",)
     canonical: Callable[[Any], Any] = lambda config: config
     by_parts: Callable[[Family], Family] = lambda family: family
+    writes: bool = False
 
     def resolve(self, outside: Tree) -> Family:
         """The family with every part's own family known.
@@ -194,6 +198,11 @@ class Family:
             own = {name.removeprefix(start): prefix for name, prefix in spelling.items() if name.startswith(start)}
             found[part.field] = {**part.family.all_detected(shapes, own), **found.get(part.field, {})}
         return found
+
+
+def token_inputs(count: int = 3) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Arrays of one token, as many as a model takes: tokens, positions, segments."""
+    return (jax.ShapeDtypeStruct((1, 1), jnp.int32),) * count
 
 
 def decoder_places(layers: int, superblocks: int, layers_per_superblock: int, prefix: str = "") -> dict[int, Place]:

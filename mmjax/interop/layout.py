@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 
-from mmjax.core.errors import CheckpointError
+from mmjax.core.errors import CheckpointError, InputError
 from mmjax.interop.family import Family, Row, Spelling
-from mmjax.interop.transforms import SAME, Rearrange
+from mmjax.interop.transforms import SAME, PadVocabulary, Rearrange
+from mmjax.models.decoders.config import DecoderConfig
 from mmjax.parallel.sharding import abstract_parameters
 
 
@@ -30,7 +31,7 @@ class Entry:
 
     name: str
     pieces: tuple[Piece, ...]
-    transform: Rearrange
+    transform: Rearrange | PadVocabulary
     tied: bool = False
 
     @property
@@ -48,8 +49,10 @@ class Layout:
     axes: dict[str, tuple]
 
 
-def lay_out(family: Family, config: Any, spelling: Spelling) -> Layout:
+def lay_out(family: Family, config: Any, spelling: Spelling, *, vocabulary: int | None = None) -> Layout:
     """Spells the family's table out for `config`.
+
+    vocabulary: how many words the tensors have, where the config has more (see `padded_vocabulary`).
 
     Raises:
       CheckpointError: the table leaves a parameter of the model out, or names one twice (named in the message).
@@ -71,12 +74,59 @@ def lay_out(family: Family, config: Any, spelling: Spelling) -> Layout:
                     raise CheckpointError(f"{name} and {covered[piece.path, piece.index]} both stand for {piece.path}")
                 covered[piece.path, piece.index] = name
             entries[name] = entry
+    if vocabulary is not None:
+        entries = {name: _cut_to(vocabulary, entry, config) for name, entry in entries.items()}
     left = _uncovered(shapes, covered)
     if left:
         raise CheckpointError(
             f"the {family.model_type} layout has no place for these parameters of this model: {', '.join(left)}"
         )
     return Layout(entries, shapes, axes)
+
+
+def with_vocabulary(config: Any, words: int) -> Any:
+    """A language model's config, or that of a model with one, with so many words.
+
+    Raises:
+      InputError: there is no language model, or one with tokens in a table of their own behind the words.
+    """
+    decoder = _decoder_of(config)
+    if decoder is None or decoder.added_vocab or decoder.extra_embeddings:
+        what = "has no language model" if decoder is None else "has a second table of tokens behind its vocabulary"
+        raise InputError(f"the vocabulary cannot be padded: this model {what}")
+    changed = dataclasses.replace(decoder, vocab_size=words)
+    return changed if decoder is config else dataclasses.replace(config, decoder=changed)
+
+
+def padded_vocabulary(config: Any, multiple: int) -> tuple[Any, int]:
+    """The config with its vocabulary rounded up to a multiple, so that it splits evenly, and how large it was.
+
+    Raises:
+      InputError: as `with_vocabulary`, or a multiple less than 1.
+    """
+    if multiple < 1:
+        raise InputError(f"the vocabulary is padded to a multiple of at least 1, not {multiple}")
+    words = vocabulary_of(config) or 0
+    return with_vocabulary(config, -(-words // multiple) * multiple), words
+
+
+def vocabulary_of(config: Any) -> int | None:
+    """How many words a model writes; None: it writes none."""
+    decoder = _decoder_of(config)
+    return None if decoder is None else decoder.vocab_size
+
+
+def _decoder_of(config: Any) -> DecoderConfig | None:
+    """The decoder that writes; a text encoder's is none."""
+    decoder = config if isinstance(config, DecoderConfig) else getattr(config, "decoder", None)
+    return decoder if isinstance(decoder, DecoderConfig) and decoder.causal else None
+
+
+def _cut_to(vocabulary: int, entry: Entry, config: Any) -> Entry:
+    start = "" if isinstance(config, DecoderConfig) else "decoder/"
+    if entry.pieces[0].path not in (f"{start}embedding", f"{start}unembedding"):
+        return entry
+    return dataclasses.replace(entry, transform=PadVocabulary(entry.transform, vocabulary))
 
 
 def choose_spelling(family: Family, names: Iterable[str]) -> Spelling:

@@ -62,6 +62,11 @@ def written(write: Callable[[Any], dict[str, Any]]) -> Setting:
     return Setting(lambda outside: {}, write)
 
 
+def labels(count: int) -> dict[str, Any]:
+    """The keys of a classifier's config, whose classes have no names here."""
+    return {"id2label": {str(label): f"LABEL_{label}" for label in range(count)}}
+
+
 def only(key: str, *allowed: Any) -> Setting:
     """A key of which only some values can be represented; a missing key has the first of them."""
 

@@ -77,7 +77,9 @@ def open_folder(folder: str | Path) -> dict[str, StoredTensor]:
     if pickles:
         raise InputError(
             f"{folder} holds only pickled weights ({pickles[0]}), which can run any code when read, so they are "
-            "refused; where you trust them, convert them: transformers' save_pretrained(folder) writes safetensors"
+            "refused; convert them where you trust them: transformers' save_pretrained(folder) writes safetensors; of "
+            f"other weights, safetensors.torch.save_file(torch.load({pickles[0]!r}, weights_only=True), {SINGLE!r}), "
+            "with a config.json beside (docs/weights.md has it for OpenFlamingo's checkpoint.pt)"
         )
     own = "; it is a checkpoint of mmjax, which `mmjax export` gives back" if (folder / "checkpoints").is_dir() else ""
     raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}{own}")

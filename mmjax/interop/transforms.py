@@ -148,6 +148,38 @@ class Rearrange:
         return joined
 
 
+@dataclasses.dataclass(frozen=True)
+class PadVocabulary:
+    """A parameter with more rows than the outside tensor's `rows`, which `inner` says how it is made.
+
+    Each row more is the mean of the others (Hewitt 2021, "Initializing new word embeddings for pretrained language
+    models"): its logit is the mean of theirs, so that it is never the largest, and takes no more than its share.
+    """
+
+    inner: Rearrange
+    rows: int
+
+    def outside_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Shape of the outside tensor."""
+        return self.inner.outside_shape([(self.rows, *shape[1:]) for shape in shapes])
+
+    def to_outside(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """The outside tensor, of the first rows."""
+        return self.inner.to_outside([part[: self.rows] for part in parts])
+
+    def to_inside(self, tensor: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """The parameters, of `shapes`."""
+        parts = self.inner.to_inside(tensor, [(self.rows, *shape[1:]) for shape in shapes])
+        return [_with_mean_rows(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _with_mean_rows(part: np.ndarray, shape: Shape) -> np.ndarray:
+    whole = np.empty(shape, part.dtype)
+    whole[: len(part)] = part
+    whole[len(part) :] = part.mean(axis=0, dtype=np.float32).astype(part.dtype)
+    return whole
+
+
 def contiguous(array: np.ndarray) -> np.ndarray:
     """The same with its elements side by side in memory; a transposed matrix in blocks that fit in the cache."""
     if array.flags.c_contiguous:

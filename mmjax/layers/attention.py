@@ -6,25 +6,17 @@ import dataclasses
 from typing import Any, Literal
 
 import flax.linen as nn
-import flax.struct
 import jax.numpy as jnp
 import numpy as np
 
 from mmjax.core.arrays import Array, Float, Int
 from mmjax.core.errors import ConfigError
+from mmjax.layers.cache import KeyValue, Meeting
 from mmjax.layers.linear import Linear, Norm
-from mmjax.ops.attention import attention
+from mmjax.ops.attention import AttentionShards, Keys, attention, attention_over
 from mmjax.ops.masks import AttentionMask
 from mmjax.ops.rope import apply_rope
-from mmjax.parallel.sharding import constrain
-
-
-@flax.struct.dataclass
-class KeyValue:
-    """Keys and values of one layer, or of a stack of layers with a leading axis: what a cache holds."""
-
-    key: Float[Array, "*L B S G K"]
-    value: Float[Array, "*L B S G K"]
+from mmjax.parallel.sharding import Rows, constrain, current_mesh, mesh_axes_of, partition_spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +51,9 @@ class AttentionConfig:
         return self.kv_heads or self.heads
 
 
-def _project(config: AttentionConfig, x, heads, axis, name, dtype):
-    kernel = Linear((heads, config.head_width), ("embed",), (axis, "head_dim"), config.qkv_bias, dtype, name=name)
-    return kernel(x)
+def _project(config: AttentionConfig, x, heads, axis, name, rows, dtype):
+    outputs = (heads, config.head_width)
+    return Linear(outputs, ("embed",), (axis, "head_dim"), config.qkv_bias, dtype, rows=rows, name=name)(x)
 
 
 def _qk_norm(config: AttentionConfig, x, name):
@@ -73,12 +65,21 @@ def _qk_norm(config: AttentionConfig, x, name):
     return norm(x.reshape(*x.shape[:-2], -1)).reshape(x.shape)
 
 
-def _key_value(config: AttentionConfig, memory, positions, frequencies, sections, dtype) -> KeyValue:
-    key = _qk_norm(config, _project(config, memory, config.groups, "kv_heads", "key", dtype), "key_norm")
-    value = _project(config, memory, config.groups, "kv_heads", "value", dtype)
+def _key_value(config: AttentionConfig, memory, positions, frequencies, sections, rows, dtype) -> KeyValue:
+    key = _qk_norm(config, _project(config, memory, config.groups, "kv_heads", "key", rows, dtype), "key_norm")
+    value = _project(config, memory, config.groups, "kv_heads", "value", rows, dtype)
     if frequencies is not None:
         key = apply_rope(key, positions, frequencies, sections)
-    return KeyValue(constrain(key, "batch", None, "kv_heads", None), constrain(value, "batch", None, "kv_heads", None))
+    return KeyValue(*(constrain(x, rows, None, "kv_heads", None) for x in (key, value)))
+
+
+def _shards(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> AttentionShards | None:
+    mesh = current_mesh()
+    if mesh is None:
+        return None
+    spec = partition_spec(shape, axes, mesh)
+    batch, length, heads = (mesh_axes_of(spec, place) for place in range(3))
+    return AttentionShards(mesh, batch, heads, length)
 
 
 class KeyValueProjection(nn.Module):
@@ -86,19 +87,21 @@ class KeyValueProjection(nn.Module):
 
     config: AttentionConfig
     dtype: Any = jnp.float32
+    rows: Rows = "batch"
 
     @nn.compact
     def __call__(self, memory: Float[Array, "B S D"]) -> KeyValue:
-        return _key_value(self.config, memory, None, None, None, self.dtype)
+        return _key_value(self.config, memory, None, None, None, self.rows, self.dtype)
 
 
 class Attention(nn.Module):
     """Multi-head attention with grouped keys and values.
 
-    Three sources of keys and values: `memory` (projected here; self-attention when it is the input
-    itself), `extra` (projected elsewhere, placed before the memory's), or a `cache`. With a cache and a memory,
-    the memory's keys and values are written at `write_index [B,S]` and all of the cache is attended to.
-    Without a memory the cache is read only.
+    Sources of keys and values: `memory` (projected here; self-attention when it is the input itself), `extra`
+    (projected elsewhere, placed before the memory's), a `cache`, and `shared` ones of one row, which all rows see
+    besides. With a cache and a memory, `meeting` says where the memory's keys and values are written, what is attended
+    to and by which mask. Without a memory the cache is read only. Where the cache is a stack of layers', `layer` is
+    the number of this one. `rows` is what the first axis counts: rows of a batch, or pictures.
     """
 
     config: AttentionConfig
@@ -107,6 +110,12 @@ class Attention(nn.Module):
     alibi_slopes: np.ndarray | None = None
     out_init_scale: float = 1.0
     dtype: Any = jnp.float32
+    rows: Rows = "batch"
+
+    @property
+    def query_axes(self) -> tuple[str | None, ...]:
+        """Logical axes of queries and outputs: rows of text are cut by positions too, pictures are not."""
+        return (self.rows, "length" if self.rows == "batch" else None, "heads", None)
 
     @nn.compact
     def __call__(
@@ -114,46 +123,47 @@ class Attention(nn.Module):
         x: Float[Array, "B T D"],
         memory: Float[Array, "B S E"] | None,
         *,
-        mask: AttentionMask,
+        mask: AttentionMask | None = None,
         positions: Int[Array, "B T"] | Int[Array, "B T axes"] | None = None,
         extra: KeyValue | None = None,
         cache: KeyValue | None = None,
-        write_index: Int[Array, "B S"] | None = None,
+        meeting: Meeting | None = None,
+        layer: Int[Array, ""] | None = None,
+        shared: KeyValue | None = None,
+        shared_mask: AttentionMask | None = None,
     ) -> tuple[Float[Array, "B T D"], KeyValue]:
         """Returns the output and the keys and values that were attended to (the updated cache, if there is one)."""
         config = self.config
-        query = _qk_norm(config, _project(config, x, config.heads, "heads", "query", self.dtype), "query_norm")
+        query = _qk_norm(
+            config, _project(config, x, config.heads, "heads", "query", self.rows, self.dtype), "query_norm"
+        )
         if self.rope_frequencies is not None:
             query = apply_rope(query, positions, self.rope_frequencies, self.rope_sections)
-        query = constrain(query, "batch", "length", "heads", None)
+        query = constrain(query, *self.query_axes)
         if memory is None:
-            pair = cache
+            kept = pair = cache
         else:
-            pair = _key_value(config, memory, positions, self.rope_frequencies, self.rope_sections, self.dtype)
+            turned_by = (positions, self.rope_frequencies, self.rope_sections)
+            kept = pair = _key_value(config, memory, *turned_by, self.rows, self.dtype)
             if extra is not None:
-                pair = KeyValue(
-                    jnp.concatenate([extra.key, pair.key], axis=1), jnp.concatenate([extra.value, pair.value], axis=1)
-                )
-            if write_index is not None:
-                rows = jnp.arange(x.shape[0])[:, None]
-                pair = KeyValue(
-                    cache.key.at[rows, write_index].set(pair.key.astype(cache.key.dtype)),
-                    cache.value.at[rows, write_index].set(pair.value.astype(cache.value.dtype)),
-                )
+                kept = pair = extra.before(pair)
+            if meeting is not None:
+                kept = meeting.write(cache, pair, layer)
+                pair, mask = meeting.attended(cache, kept, pair, layer), meeting.mask
         # Kept only by a caller that asks for the collection: what the attention maps of a report are drawn from.
         self.sow("attention", "queries", query)
         self.sow("attention", "keys", pair.key)
         slopes = None if self.alibi_slopes is None else jnp.asarray(self.alibi_slopes)
-        y = attention(
-            query,
-            pair.key.astype(self.dtype),
-            pair.value.astype(self.dtype),
-            mask=mask,
-            scale=config.scale,
-            softcap=config.softcap,
-            alibi_slopes=slopes,
-        )
-        y = constrain(y, "batch", "length", "heads", None)
+        settings = {"scale": config.scale, "softcap": config.softcap, "alibi_slopes": slopes}
+        seen = Keys(pair.key.astype(self.dtype), pair.value.astype(self.dtype), mask)
+        if shared is None:
+            y = attention(
+                query, seen.key, seen.value, mask=mask, **settings, shards=_shards(query.shape, self.query_axes)
+            )
+        else:
+            beside = Keys(shared.key.astype(self.dtype), shared.value.astype(self.dtype), shared_mask)
+            y = attention_over(query, (beside, seen), **settings)
+        y = constrain(y, *self.query_axes)
         out = Linear(
             (x.shape[-1],),
             ("heads", "head_dim"),
@@ -161,6 +171,7 @@ class Attention(nn.Module):
             config.out_bias,
             self.dtype,
             self.out_init_scale,
+            self.rows,
             name="out",
         )
-        return out(y), pair
+        return out(y), kept

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from mmjax.core.arrays import Array, Float
 from mmjax.layers.linear import Linear
-from mmjax.parallel.sharding import constrain
+from mmjax.parallel.sharding import Rows, constrain
 
 Activation = Literal["gelu", "gelu_tanh", "gelu_quick", "silu", "relu", "squared_relu"]
 
@@ -26,7 +26,10 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 
 class MLP(nn.Module):
-    """`down(act(up x))`, or gated `down(act(gate x) * up x)` (SwiGLU with silu, GeGLU with GELU; Shazeer 2020)."""
+    """`down(act(up x))`, or gated `down(act(gate x) * up x)` (SwiGLU with silu, GeGLU with GELU; Shazeer 2020).
+
+    `rows` is what the first axis counts: rows of a batch, or pictures.
+    """
 
     hidden: int
     activation: Activation = "gelu"
@@ -34,13 +37,15 @@ class MLP(nn.Module):
     use_bias: bool = False
     dtype: Any = jnp.float32
     out_init_scale: float = 1.0
+    rows: Rows = "batch"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         act = ACTIVATIONS[self.activation]
-        wide = {"in_axes": ("embed",), "out_axes": ("mlp",), "use_bias": self.use_bias, "dtype": self.dtype}
+        wide = {"in_axes": ("embed",), "out_axes": ("mlp",), "use_bias": self.use_bias}
+        wide |= {"dtype": self.dtype, "rows": self.rows}
         y = Linear((self.hidden,), **wide, name="up")(x)
         y = act(Linear((self.hidden,), **wide, name="gate")(x)) * y if self.gated else act(y)
-        y = constrain(y, "batch", "length", "mlp")
-        down = Linear((x.shape[-1],), ("mlp",), ("embed",), self.use_bias, self.dtype, self.out_init_scale, name="down")
-        return down(y)
+        y = constrain(y, self.rows, "length" if self.rows == "batch" else None, "mlp")
+        narrow = ((x.shape[-1],), ("mlp",), ("embed",), self.use_bias, self.dtype, self.out_init_scale, self.rows)
+        return Linear(*narrow, name="down")(y)

@@ -13,11 +13,13 @@ from mmjax.core.arrays import Array, Bool, Float, Int, UInt8
 from mmjax.core.batch import Batch
 from mmjax.layers.linear import Linear
 from mmjax.models.connectors.resampler import Resampler, ResamplerConfig
+from mmjax.models.decoders.cache import DecoderCache, SharedPrefix
 from mmjax.models.decoders.config import DecoderConfig
-from mmjax.models.decoders.decoder import Decoder, DecoderCache, DecoderOutput, Media
+from mmjax.models.decoders.decoder import Decoder, DecoderOutput, Media
 from mmjax.models.encoders.vit import ViT, ViTConfig
 from mmjax.models.fusion.gated import GatedCrossAttentionConfig
 from mmjax.ops.images import normalize_images
+from mmjax.parallel.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,25 +67,28 @@ class Flamingo(nn.Module):
             self.resampler = Resampler(config.resampler, self.dtype)
         self.decoder = Decoder(config.decoder, config.cross, self.dtype)
         if config.project_media:
-            self.media_projection = Linear((config.decoder.width,), ("embed",), (None,), dtype=self.dtype)
+            self.media_projection = Linear((config.decoder.width,), ("embed",), (None,), dtype=self.dtype, rows="image")
 
-    def __call__(self, batch: Batch) -> DecoderOutput:
-        """Hidden states of every position of the batch."""
+    def __call__(self, batch: Batch, **further: Any) -> DecoderOutput:
+        """Hidden states of every position of the batch; further arguments as `decode`'s."""
         media = self.encode(batch.images, batch.image_mask)
-        return self.decode(batch.tokens, batch.positions, batch.segment_ids, media, batch.media_index)
+        return self.decode(batch.tokens, batch.positions, batch.segment_ids, media, batch.media_index, **further)
 
     def encode(self, images: UInt8[Array, "B N *F h w 3"], image_mask: Bool[Array, "B N *F"]) -> Media:
         """Looks at every picture once: `[B, N * R, D]`, of which the first R belong to image 1, and so on."""
-        return self.encode_normalized(
-            normalize_images(images, self.config.image_mean, self.config.image_std, self.dtype), image_mask
-        )
+        # Spread over all devices while they are bytes: the pictures of a long row too.
+        pictures = constrain(images.reshape(-1, *images.shape[-3:]), "image", None, None, None)
+        normalized = normalize_images(pictures, self.config.image_mean, self.config.image_std, self.dtype)
+        return self._encode(normalized, image_mask)
 
     def encode_normalized(self, images: Float[Array, "B N *F h w 3"], image_mask: Bool[Array, "B N *F"]) -> Media:
         """The same for pictures that are normalised already."""
-        if images.ndim == 5:
-            images, image_mask = images[:, :, None], image_mask[:, :, None]
-        batch, count, frames, *pixels = images.shape
-        features = self.vision(images.reshape(batch * count * frames, *pixels)).features
+        return self._encode(images.reshape(-1, *images.shape[-3:]), image_mask)
+
+    def _encode(self, pictures, image_mask) -> Media:
+        image_mask = image_mask.reshape(*image_mask.shape[:2], -1)
+        batch, count, frames = image_mask.shape
+        features = self.vision(pictures).features
         if self.config.resampler is not None:
             features = features.reshape(batch * count, frames, *features.shape[1:])
             features = self.resampler(features, image_mask.reshape(batch * count, frames))
@@ -106,6 +111,7 @@ class Flamingo(nn.Module):
         *,
         media_allowed: Bool[Array, "B T S"] | None = None,
         query_segments: Int[Array, "B T"] | None = None,
+        shared: SharedPrefix | None = None,
     ) -> DecoderOutput:
         """The text, given what `encode` saw (or a cache that has its keys and values).
 
@@ -121,6 +127,7 @@ class Flamingo(nn.Module):
             query_segments=query_segments,
             cache=cache,
             write_index=write_index,
+            shared=shared,
         )
 
 

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.core.arrays import Array, Bool, Float, Int
+from mmjax.core.batch import Batch
 from mmjax.core.errors import ConfigError, InputError
+from mmjax.layers.parameters import parameter
 from mmjax.models.connectors.projector import Projector, ProjectorConfig
 from mmjax.models.connectors.q_former import QFormer, QFormerConfig, Question
 from mmjax.models.connectors.tiles import TilesConfig
@@ -19,6 +21,8 @@ from mmjax.models.decoders.config import DecoderConfig
 from mmjax.models.decoders.decoder import Decoder, DecoderOutput, Inline
 from mmjax.models.encoders.vit import ViT, ViTConfig, ViTOutput
 from mmjax.models.encoders.window_vit import PackedPatches, WindowViT, WindowViTConfig, WindowViTOutput
+from mmjax.ops.images import normalize_images
+from mmjax.parallel.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,7 @@ class InlineConfig:
       "prefix" all tokens before the answer each other (PaliGemma).
     video_token: the token id in whose places features of videos stand; None: there are no videos.
     tiles: pictures are read in tiles, and a learned vector ends each row of theirs (LLaVA-NeXT); None: they are not.
+    image_mean, image_std: per channel, of pixel values in [0, 1].
     """
 
     vision: ViTConfig | WindowViTConfig
@@ -39,6 +44,8 @@ class InlineConfig:
     sees: Literal["past", "image", "prefix"] = "past"
     video_token: int | None = None
     tiles: TilesConfig | None = None
+    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self):
         if self.tiles is None:
@@ -60,6 +67,25 @@ class InlineConfig:
         """Vectors along a side of a tile."""
         return self.vision.grid // (self.connector.pool * self.connector.shuffle)
 
+    @property
+    def image_tokens(self) -> int:
+        """Tokens that stand for a picture of `image_size`, as many as it has vectors.
+
+        Raises:
+          ConfigError: pictures differ in that number (tiles, or patches at the picture's own size).
+        """
+        if self.tiles is not None or not isinstance(self.vision, ViTConfig):
+            raise ConfigError("pictures in tiles, or of sizes of their own, cannot be trained on yet; use a plain ViT")
+        if isinstance(self.connector, QFormerConfig):
+            return self.connector.queries
+        if self.connector.pool > 1 or self.connector.shuffle > 1:
+            return self.side**2
+        before = int(self.vision.class_token) + self.vision.registers if self.vision.feature_tokens == "all" else 0
+        return (self.vision.grid**2 + before) // self.connector.join
+
+
+# The parts that are counted and named apart: name -> pattern of parameter paths.
+PARTS = {"vision": r"vision/.*", "connector": r"connector/.*", "language": r"decoder/.*", "newline": r"newline"}
 
 # By the class of their configs: the encoder, and what is between it and the text.
 ENCODERS: dict[type, type[nn.Module]] = {ViTConfig: ViT, WindowViTConfig: WindowViT}
@@ -79,8 +105,7 @@ class InlineModel(nn.Module):
         self.decoder = Decoder(config.decoder, None, self.dtype)
         if config.tiles is not None:
             width = config.connector.width
-            init = nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ("embed",))
-            self.newline = self.param("newline", init, (width,), jnp.float32)
+            self.newline = parameter(self, "newline", nn.initializers.normal(width**-0.5), (width,), ("embed",))
 
     def __call__(
         self,
@@ -119,6 +144,31 @@ class InlineModel(nn.Module):
         index = jnp.where(there, jnp.cumsum(there, axis=1, dtype=jnp.int32), 0)
         inline = Inline(features, index)
         return self.decode(tokens, positions, segment_ids, inline=inline, blocks=blocks, rope_positions=rope_positions)
+
+    def read(self, batch: Batch, **further: Any) -> DecoderOutput:
+        """Hidden states of every position of the batch, in which each picture has `image_tokens` image tokens.
+
+        Further arguments as `Decoder`'s.
+
+        Raises:
+          ConfigError: videos, or pictures that differ in their number of tokens.
+        """
+        config = self.config
+        count = config.image_tokens
+        if batch.images.ndim != 5:
+            raise ConfigError("pictures in the text have one frame: set data.frames to 1")
+        pictures = constrain(batch.images.reshape(-1, *batch.images.shape[2:]), "image", None, None, None)
+        features, _ = self.encode(normalize_images(pictures, config.image_mean, config.image_std, self.dtype))
+        there = batch.tokens == config.image_token
+        index = places_of_features(there, batch.media_index, count)
+        features = features.reshape(len(batch.tokens), -1, features.shape[-1])
+        blocks = None
+        if config.sees == "prefix":
+            blocks = prefix_of(batch).astype(jnp.int32)
+        elif config.sees == "image":
+            blocks = jnp.where(there, batch.media_index, 0)
+        texts = (batch.tokens, batch.positions, batch.segment_ids)
+        return self.decode(*texts, inline=Inline(features, index), blocks=blocks, **further)
 
     def encode(
         self,
@@ -160,3 +210,35 @@ class InlineModel(nn.Module):
     ) -> DecoderOutput:
         """The text; further arguments as `Decoder`'s."""
         return self.decoder(tokens, positions, segment_ids, **further)
+
+
+def places_of_features(there: Bool[Array, "B T"], media_index: Int[Array, "B T"], count: int) -> Int[Array, "B T"]:
+    """Which of a row's features, numbered from 1, stands at each position that is `there`; 0 elsewhere.
+
+    Picture k has the features (k - 1) count + 1 to k count; count = 2:
+
+        there          . # # . . # # . .
+        media_index    0 1 1 1 1 3 3 3 0
+        places         0 1 2 0 0 5 6 0 0
+    """
+    before = jnp.pad(media_index, ((0, 0), (1, 0)))[:, :-1]
+    follows = jnp.pad(there, ((0, 0), (1, 0)))[:, :-1] & (before == media_index)
+    number = jnp.cumsum(there, axis=1, dtype=jnp.int32)
+    first = jax.lax.cummax(jnp.where(there & ~follows, number, 0), axis=1)
+    return jnp.where(there, (media_index - 1) * count + number - first + 1, 0)
+
+
+def prefix_of(batch: Batch) -> Bool[Array, "B T"]:
+    """The tokens of each packed example before the first that is learned: what is given, and seen from both sides.
+
+    `targets` are one position ahead, so that the weight at `:` is that of `a`:
+
+        tokens          I  I  q  :  a  /  I  I  :  b  /  .     I image, / last token, . padding
+        segment_ids     1  1  1  1  1  1  2  2  2  2  2  0
+        loss_weights    0  0  0  1  1  0  0  0  1  1  0  0
+        prefix          #  #  #  #  .  .  #  #  #  .  .  .
+    """
+    learned = (batch.loss_weights > 0).astype(jnp.int32)
+    before = jnp.cumsum(learned, axis=1, dtype=jnp.int32) - learned
+    at_start = jax.lax.cummax(jnp.where(batch.positions == 0, before, 0), axis=1)
+    return (before == at_start) & (batch.segment_ids > 0)

@@ -36,7 +36,7 @@ class Mllama(nn.Module):
     def setup(self):
         config = self.config
         self.vision = TiledViT(config.vision, self.dtype)
-        self.media_projection = Linear((config.decoder.width,), ("embed",), (None,), True, self.dtype)
+        self.media_projection = Linear((config.decoder.width,), ("embed",), (None,), True, self.dtype, rows="image")
         self.decoder = Decoder(config.decoder, config.cross, self.dtype)
 
     def __call__(

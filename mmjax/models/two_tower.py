@@ -11,8 +11,11 @@ import flax.struct
 import jax.numpy as jnp
 
 from mmjax.core.arrays import Array, Bool, Float, Int
+from mmjax.core.batch import Batch
+from mmjax.core.errors import ConfigError
 from mmjax.models.encoders.text import TextEncoder, TextEncoderConfig, TextEncoderOutput
 from mmjax.models.encoders.vit import ViT, ViTConfig, ViTOutput
+from mmjax.ops.images import normalize_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +24,15 @@ class TwoTowerConfig:
 
     scale_init: start of the logarithm of the factor on the cosines.
     bias_init: start of a bias on the scaled cosines (SigLIP); None: no bias.
+    image_mean, image_std: per channel, of pixel values in [0, 1].
     """
 
     vision: ViTConfig
     text: TextEncoderConfig
     scale_init: float = 2.6592
     bias_init: float | None = None
+    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
 
 @flax.struct.dataclass
@@ -38,6 +44,20 @@ class TwoTowerOutput:
     text_embeddings: Float[Array, "B E"]
     image: ViTOutput
     text: TextEncoderOutput
+
+
+@flax.struct.dataclass
+class Pairs:
+    """Embeddings of unit length, in float32, of each row's picture and text; a logit is scale x cosine + bias."""
+
+    image_embeddings: Float[Array, "B E"]
+    text_embeddings: Float[Array, "B E"]
+    scale: Float[Array, ""]
+    bias: Float[Array, ""]
+
+
+# The parts that are counted and named apart: name -> pattern of parameter paths.
+PARTS = {"vision": r"vision/.*", "text": r"text/.*"}
 
 
 class TwoTower(nn.Module):
@@ -73,6 +93,30 @@ class TwoTower(nn.Module):
         if self.config.bias_init is not None:
             logits = logits + self.logit_bias[None]
         return TwoTowerOutput(logits, image_embeddings, text_embeddings, image, text)
+
+    def embed(self, batch: Batch) -> Pairs:
+        """The two vectors of each row: of its first picture, and of its text. Rows are not packed.
+
+        A text whose vector is taken from its last place is read with its padding, as SigLIP does.
+
+        Raises:
+          ConfigError: rows of several pictures, or videos.
+        """
+        if batch.images.ndim != 5 or batch.images.shape[1] != 1:
+            raise ConfigError("two towers read rows of one picture and one text: set data.images and data.frames to 1")
+        config = self.config
+        images = normalize_images(batch.images[:, 0], config.image_mean, config.image_std, self.dtype)
+        positions, segments = batch.positions, batch.segment_ids
+        if config.text.pool == "last":
+            segments = jnp.ones_like(segments)
+            positions = jnp.broadcast_to(jnp.arange(segments.shape[1], dtype=jnp.int32)[None], segments.shape)
+        bias = jnp.float32(0) if config.bias_init is None else self.logit_bias[0]
+        return Pairs(
+            unit_length(vector_of(self.encode_images(images))),
+            unit_length(vector_of(self.encode_text(batch.tokens, positions, segments))),
+            jnp.exp(self.logit_scale[0]),
+            bias,
+        )
 
     def encode_images(self, images: Float[Array, "N h w 3"], present: Bool[Array, "N P"] | None = None) -> ViTOutput:
         """The pictures alone; `present` as `ViT` has it."""

@@ -13,8 +13,10 @@ _LANES = 128  # lengths are filled up to whole vector registers
 _LARGEST_BLOCK = 512
 
 
-def splash_refusal(query, key, value, mask: AttentionMask, alibi_slopes) -> str | None:
-    """Why splash cannot do this, or None."""
+def splash_refusal(query, key, value, mask: AttentionMask, alibi_slopes, parts: int = 1) -> str | None:
+    """Why splash cannot do this, or None; `parts` into which the queries are cut."""
+    if parts > 1 and mask.causal and (query.shape[1] // parts) % _LANES:
+        return f"the parts of a row that is cut must be multiples of {_LANES}"
     if alibi_slopes is not None:
         return "it has no distance penalty (ALiBi)"
     if mask.causal and (mask.query_positions is not None or mask.key_positions is not None):
@@ -30,9 +32,26 @@ def splash_refusal(query, key, value, mask: AttentionMask, alibi_slopes) -> str 
     return None
 
 
-def splash_attention(query, key, value, mask: AttentionMask, scale, softcap, interpret: bool):
-    """Arguments as `attention`; `interpret` runs the kernel's program without a TPU, slowly."""
-    batch, queries, heads, _ = query.shape
+def splash_kernel(heads: int, queries: int, keys: int, mask: AttentionMask, softcap, interpret: bool, parts: int = 1):
+    """The kernel for `heads` heads; `interpret` runs its program without a TPU, slowly.
+
+    Where the queries are cut into `parts`, it has the blocks to visit of all of them.
+    """
+    rows, columns = parts * _filled(queries // parts), _filled(keys)
+    return kernels.make_splash_mha(
+        grids.MultiHeadMask([_grid(mask, (rows, columns))] * heads),
+        block_sizes=_block_sizes(rows // parts, columns),
+        attn_logits_soft_cap=softcap,
+        head_shards=1,
+        q_seq_shards=parts,
+        residual_checkpoint_name="attention",
+        interpret=interpret,
+    )
+
+
+def splash_attention(query, key, value, mask: AttentionMask, scale, kernel):
+    """Arguments as `attention`; a part of the queries with its part of the kernel."""
+    batch, queries = query.shape[:2]
     keys = key.shape[1]
     rows, columns = _filled(queries), _filled(keys)
     segments = _segments(mask, batch, queries, keys)
@@ -41,15 +60,6 @@ def splash_attention(query, key, value, mask: AttentionMask, scale, softcap, int
     if segments is not None:
         query_segments, key_segments = (_fill(x, 1, _filled(x.shape[1])) for x in segments)
         segments = kernels.SegmentIds(query_segments, key_segments)
-    kernel = kernels.make_splash_mha(
-        grids.MultiHeadMask([_grid(mask, (rows, columns))] * heads),
-        block_sizes=_block_sizes(rows, columns),
-        attn_logits_soft_cap=softcap,
-        head_shards=1,
-        q_seq_shards=1,
-        residual_checkpoint_name="attention",
-        interpret=interpret,
-    )
     heads_first = [
         _fill(x, 1, length).transpose(0, 2, 1, 3)
         for x, length in ((query * scale, rows), (key, columns), (value, columns))

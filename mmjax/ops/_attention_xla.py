@@ -21,14 +21,45 @@ _UNSEEN = -1e30  # a score no real pair reaches; finite, so that no row computes
 
 def xla_attention(query, key, value, mask, scale, softcap, alibi_slopes, block):
     """Arguments as `attention`; `block` is the number of queries taken at once."""
+    output = _attend(*_grouped(query, key, value, mask, alibi_slopes), scale, softcap, block)
+    return _ungrouped(output)
+
+
+def xla_attention_total(query, key, value, mask, scale, softcap, alibi_slopes, block):
+    """The same, and the logarithm of each softmax's denominator [B,T,H] (`_UNSEEN` where nothing is seen).
+
+    Not to be differentiated: for keys of which others are attended to elsewhere, see `merged`.
+    """
+    grouped = _grouped(query, key, value, mask, alibi_slopes)
+    output, log_total = _forward(*grouped, scale, softcap, block, unseen=_UNSEEN)
+    return _ungrouped(output), _ungrouped(log_total)[..., 0]
+
+
+def merged(parts):
+    """Attention over all keys, of (output, logarithm of the denominator) of attention to each part of them."""
+    outputs, totals = zip(*parts, strict=True)
+    totals = jnp.stack(totals)
+    weights = jnp.exp(totals - totals.max(axis=0, keepdims=True))
+    weights = weights / weights.sum(axis=0, keepdims=True)
+    mixed = sum(
+        weight[..., None] * output.astype(weight.dtype) for weight, output in zip(weights, outputs, strict=True)
+    )
+    return mixed.astype(outputs[0].dtype)
+
+
+def _grouped(query, key, value, mask, alibi_slopes):
+    """Arguments of `_attend`: query [B,G,R,T,K], key and value [B,G,S,K], mask, slopes [G,R]."""
     batch, queries, heads, width = query.shape
     groups = key.shape[2]
     grouped = query.reshape(batch, queries, groups, heads // groups, width).transpose(0, 2, 3, 1, 4)
     slopes = None if alibi_slopes is None else alibi_slopes.reshape(groups, heads // groups)
-    output = _attend(
-        grouped, key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3), mask, slopes, scale, softcap, block
-    )
-    return output.transpose(0, 3, 1, 2, 4).reshape(batch, queries, heads, value.shape[-1])
+    return grouped, key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3), mask, slopes
+
+
+def _ungrouped(x):
+    """[B,G,R,T,K] -> [B,T,H,K]."""
+    batch, groups, repeats, queries, width = x.shape
+    return x.transpose(0, 3, 1, 2, 4).reshape(batch, queries, groups * repeats, width)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
@@ -37,8 +68,8 @@ def _attend(query, key, value, mask, slopes, scale, softcap, block):
     return _forward(query, key, value, mask, slopes, scale, softcap, block)[0]
 
 
-def _forward(query, key, value, mask, slopes, scale, softcap, block):
-    """The output, and the logarithm of each row's softmax denominator (0 for a row that sees nothing)."""
+def _forward(query, key, value, mask, slopes, scale, softcap, block, unseen=0.0):
+    """The output, and the logarithm of each row's softmax denominator (`unseen` for a row that sees nothing)."""
 
     def one(rows):
         part, sides = rows
@@ -48,7 +79,7 @@ def _forward(query, key, value, mask, slopes, scale, softcap, block):
         total = weights.sum(-1, keepdims=True)
         mixed = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(value.dtype), value, preferred_element_type=scores.dtype)
         output = (mixed / jnp.where(total == 0, 1, total)).astype(value.dtype)
-        return output, jnp.where(total == 0, 0, highest + jnp.log(total))
+        return output, jnp.where(total == 0, unseen, highest + jnp.log(total))
 
     queries = query.shape[3]
     if queries <= block:

@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from mmjax.core.arrays import Array, Float
 from mmjax.core.errors import InputError
 from mmjax.ops._attention_cudnn import cudnn_attention, cudnn_refusal
-from mmjax.ops._attention_splash import splash_attention, splash_refusal
-from mmjax.ops._attention_xla import xla_attention
-from mmjax.ops.masks import AttentionMask
+from mmjax.ops._attention_splash import splash_attention, splash_kernel, splash_refusal
+from mmjax.ops._attention_xla import merged, xla_attention, xla_attention_total
+from mmjax.ops.masks import MASK_ARRAYS, AttentionMask
 
 BACKENDS = ("reference", "xla", "cudnn", "splash")
 
 _SHORT = 128  # fewer queries than this leave a TPU kernel's blocks mostly empty
 _BLOCK_SCORES = 2**17  # scores of one head that the XLA backend holds at a time
 _SMALLEST_BLOCK = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionShards:
+    """Over which axes of a mesh rows, heads and query positions are split.
+
+    Every device has the keys of its rows and heads whole: with `length`, context parallelism by gathered keys
+    (Llama 3, Dubey et al. 2024, section 3.3.2).
+    """
+
+    mesh: Mesh
+    batch: tuple[str, ...]
+    heads: tuple[str, ...]
+    length: tuple[str, ...]
+
+    def ways(self, axes: tuple[str, ...]) -> int:
+        """Parts that `axes` cut a dimension into."""
+        return math.prod(self.mesh.shape[axis] for axis in axes)
+
 
 _chosen_backend = jax.make_user_context(default_value=None)
 _target_platform = jax.make_user_context(default_value=None)
@@ -59,6 +84,7 @@ def attention(
     softcap: float | None = None,
     alibi_slopes: Float[Array, "H"] | None = None,
     backend: str | None = None,
+    shards: AttentionShards | None = None,
 ) -> Float[Array, "B T H Kv"]:
     """softmax(scale query key^T) value over the keys that `mask` shows to each query.
 
@@ -67,8 +93,8 @@ def attention(
 
     The backends: "reference" is the definition, in float32; "xla" runs everywhere and does everything;
     "cudnn" (CUDA) and "splash" (TPU; elsewhere interpreted, slowly) never form the scores. By default a
-    flash kernel is taken on its platform where it can do what is asked, else "xla". A kernel sees one
-    device's part: under a mesh, call this function inside `shard_map` over batch and heads.
+    flash kernel is taken on its platform where it can do what is asked, else "xla". Under a mesh, say by
+    `shards` how the arrays lie: every device then works on its own part.
 
     "xla" and "splash" name what they keep for the backward pass "attention": a `jax.checkpoint` policy
     that saves this name keeps a recomputed block from attending twice.
@@ -79,43 +105,168 @@ def attention(
       alibi_slopes: a head's penalty per position of distance, added after the soft-cap (Press et al. 2022);
         constants, no gradient is taken for them.
       backend: one of `BACKENDS`, instead of that of `default_backend` or the choice by platform.
+      shards: how rows, heads and queries lie on a mesh, whose axes divide them.
 
     Raises:
       InputError: shapes or dtypes that do not fit, an unknown backend, or a named one that cannot do this.
     """
     _check_inputs(query, key, value, mask, alibi_slopes)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
+    parts = 1 if shards is None else shards.ways(shards.length)
     name = backend if backend is not None else _chosen_backend.value
-    platform = _target_platform.value or jax.default_backend()
+    platform = chosen_platform()
     refusals = {
         "cudnn": cudnn_refusal(query, key, value, mask, softcap, alibi_slopes, platform),
-        "splash": splash_refusal(query, key, value, mask, alibi_slopes),
+        "splash": splash_refusal(query, key, value, mask, alibi_slopes, parts),
     }
+    if parts > 1 and mask.window is not None:
+        refusals["cudnn"] = refusals["cudnn"] or "it has a window only where there are as many queries as keys"
     if name is None:
-        name = _fastest(platform, query, refusals)
+        name = _fastest(platform, query.shape[1] // parts, refusals)
     _check_backend(name)
     if refusals.get(name):
         raise InputError(f"attention backend {name!r} cannot do this: {refusals[name]}; use backend='xla'")
+    kernel = None
+    if name == "splash":
+        heads = query.shape[2] // (1 if shards is None else shards.ways(shards.heads))
+        kernel = splash_kernel(heads, query.shape[1], key.shape[1], mask, softcap, platform != "tpu", parts)
+    run = functools.partial(_run, name, scale, softcap)
+    if shards is None:
+        return run(query, key, value, mask, alibi_slopes, kernel)
+    return _on_shards(run, shards, query, key, value, mask, alibi_slopes, kernel)
+
+
+def chosen_platform() -> str:
+    """The platform that programs are made for here."""
+    return _target_platform.value or jax.default_backend()
+
+
+class Keys(NamedTuple):
+    """A part of the keys that queries attend to, and who sees which of them."""
+
+    key: Float[Array, "B S G K"]
+    value: Float[Array, "B S G Kv"]
+    mask: AttentionMask
+
+
+def attention_over(
+    query: Float[Array, "B T H K"],
+    parts: Sequence[Keys],
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Float[Array, "H"] | None = None,
+) -> Float[Array, "B T H Kv"]:
+    """`attention` over the keys of all parts together, not to be differentiated.
+
+    A part of one row is seen by all rows of the queries, and is not copied for them: each part is attended to apart,
+    and what it gives is weighted by its share of the softmax (as flash attention does with blocks; Dao et al. 2022).
+
+    Raises:
+      InputError: shapes or dtypes that do not fit.
+    """
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    found = []
+    for key, value, mask in parts:
+        shared = key.shape[0] == 1 < query.shape[0]
+        own, mask = _in_one_row(query, mask) if shared else (query, mask)
+        _check_inputs(own, key, value, mask, alibi_slopes)
+        block = _block(own.shape[1], key.shape[1])
+        part = xla_attention_total(own, key, value, mask, scale, softcap, alibi_slopes, block)
+        found.append(tuple(x.reshape(*query.shape[:2], *x.shape[2:]) for x in part))
+    return merged(found)
+
+
+def _in_one_row(query, mask: AttentionMask):
+    """All rows' queries one after the other, and the mask for them."""
+    rows, length = query.shape[:2]
+    query_positions = jnp.broadcast_to(mask.positions(length, 1)[0], (rows, length))
+    mask = dataclasses.replace(mask, query_positions=query_positions)
+    of_queries = {
+        name: getattr(mask, name).reshape(1, rows * length, *getattr(mask, name).shape[2:])
+        for name in ("query_segments", "query_positions", "query_blocks", "allowed")
+        if getattr(mask, name) is not None
+    }
+    return query.reshape(1, rows * length, *query.shape[2:]), dataclasses.replace(mask, **of_queries)
+
+
+def _block(queries: int, keys: int) -> int:
+    """How many queries the XLA backend takes at once."""
+    blocks = -(-queries // max(_BLOCK_SCORES // keys, _SMALLEST_BLOCK))
+    return -(-queries // blocks)
+
+
+def _run(name: str, scale, softcap, query, key, value, mask, alibi_slopes, kernel):
     if name == "reference":
         return _reference(query, key, value, mask, scale, softcap, alibi_slopes)
     if name == "cudnn":
         return cudnn_attention(query, key, value, mask, scale)
     if name == "splash":
-        return splash_attention(query, key, value, mask, scale, softcap, interpret=platform != "tpu")
-    blocks = -(-query.shape[1] // max(_BLOCK_SCORES // key.shape[1], _SMALLEST_BLOCK))
-    return xla_attention(query, key, value, mask, scale, softcap, alibi_slopes, -(-query.shape[1] // blocks))
+        return splash_attention(query, key, value, mask, scale, kernel)
+    return xla_attention(query, key, value, mask, scale, softcap, alibi_slopes, _block(query.shape[1], key.shape[1]))
 
 
-def _fastest(platform: str, query, refusals: dict[str, str | None]) -> str:
+def _on_shards(run, shards: AttentionShards, query, key, value, mask: AttentionMask, alibi_slopes, kernel):
+    """`run` of each device's part."""
+    batch, heads, length = (axes or None for axes in (shards.batch, shards.heads, shards.length))
+    ways = shards.ways(shards.heads)
+    if key.shape[2] % ways:
+        # Fewer key heads than devices to hold them: each gets the one that its query heads use.
+        key, value = (jnp.repeat(x, math.lcm(x.shape[2], ways) // x.shape[2], axis=2) for x in (key, value))
+    if shards.length and mask.causal:
+        query_positions, key_positions = mask.positions(query.shape[1], key.shape[1])
+        mask = dataclasses.replace(mask, query_positions=query_positions, key_positions=key_positions)
+
+    def of_rule(name, rule):
+        if rule is None:
+            return None
+        of_query = length if name.startswith("query") or name == "allowed" else None
+        return P(batch if rule.shape[0] == query.shape[0] else None, of_query)
+
+    rules = {field.name: getattr(mask, field.name) for field in dataclasses.fields(mask) if field.name in MASK_ARRAYS}
+    mask_spec = dataclasses.replace(mask, **{name: of_rule(name, rule) for name, rule in rules.items()})
+    kernel_spec = None
+    if kernel is not None:
+        kernel_spec = kernel.manual_sharding_spec(NamedSharding(shards.mesh, P(None, length)))
+    specs = (
+        P(batch, length, heads),
+        P(batch, None, heads),
+        P(batch, None, heads),
+        mask_spec,
+        None if alibi_slopes is None else P(heads),
+        kernel_spec,
+    )
+    mapped = jax.shard_map(run, mesh=shards.mesh, in_specs=specs, out_specs=specs[0], check_vma=False)
+    return mapped(query, key, value, mask, alibi_slopes, kernel)
+
+
+def _fastest(platform: str, queries: int, refusals: dict[str, str | None]) -> str:
     if platform in ("gpu", "cuda") and not refusals["cudnn"]:
         return "cudnn"
-    if platform == "tpu" and not refusals["splash"] and query.shape[1] >= _SHORT:
+    if platform == "tpu" and not refusals["splash"] and queries >= _SHORT:
         return "splash"
     return "xla"
 
 
 def _reference(query, key, value, mask, scale, softcap, alibi_slopes):
     """The definition, in float32 (or float64 where the inputs are)."""
+    with jax.named_scope(_seen_scope(mask, query.shape[1], key.shape[1])):
+        return _by_definition(query, key, value, mask, scale, softcap, alibi_slopes)
+
+
+def _seen_scope(mask: AttentionMask, queries: int, keys: int) -> str:
+    """How many of the pairs causality and a window leave, by which FLOPs are told of what is computed in vain.
+
+    Of a causal grid half, as is the custom.
+    """
+    seen = total = queries * keys
+    if mask.causal and queries == keys and mask.query_positions is None:
+        width = queries if mask.window is None else min(mask.window, queries)
+        seen = total // 2 if width == queries else width * queries - width * (width - 1) // 2
+    return f"seen_{seen}_of_{total}"
+
+
+def _by_definition(query, key, value, mask, scale, softcap, alibi_slopes):
     wide = jnp.float64 if query.dtype == jnp.float64 else jnp.float32
     queries, keys = query.shape[1], key.shape[1]
     repeats = query.shape[2] // key.shape[2]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -54,7 +55,12 @@ def count_flops(function: Callable[..., Any], *arguments: Any, scope_depth: int 
     Args:
       scope_depth: how many parts of the name stack tell scopes apart.
     """
-    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    return count_jaxpr_flops(jax.make_jaxpr(function)(*arguments), scope_depth=scope_depth)
+
+
+def count_jaxpr_flops(closed: jaxpr_core.ClosedJaxpr, *, scope_depth: int = 1) -> FlopCount:
+    """The same of a function that is traced already."""
+    jaxpr = closed.jaxpr
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     tally = _Tally(scope_depth)
     _count(jaxpr, tally, 1, ())
@@ -149,13 +155,28 @@ def _convolution(equation) -> int:
             shape[spec[2 + place]]
             for shape, spec in ((source, numbers.lhs_spec), (kernel, numbers.rhs_spec), (result, numbers.out_spec))
         )
-        stretch = parameters["lhs_dilation"][place]
-        first = np.arange(places, dtype=np.int64)[:, None] * parameters["window_strides"][place] - low
-        position = first + np.arange(taps, dtype=np.int64)[None] * parameters["rhs_dilation"][place]
-        real = (position >= 0) & (position <= (size - 1) * stretch) & (position % stretch == 0)
-        pairs *= int(real.sum())
+        stride, stretch, apart = (
+            parameters[name][place] for name in ("window_strides", "lhs_dilation", "rhs_dilation")
+        )
+        pairs *= real_pairs(size, taps, places, stride=stride, low=low, stretch=stretch, apart=apart)
     batch, features = (result[axis] for axis in numbers.out_spec[:2])
     return 2 * batch * features * kernel[numbers.rhs_spec[1]] * pairs
+
+
+@functools.lru_cache(maxsize=4096)
+def real_pairs(size: int, taps: int, places: int, *, stride: int, low: int, stretch: int, apart: int) -> int:
+    """Pairs of a place of the result and a tap of the window that meet an element of the source, along one dimension.
+
+    size, taps, places: of source, window and result. low: padding before the source; stretch, apart: the dilations of
+    source and window. What falls on padding or between dilated elements is no pair.
+    """
+    first = np.arange(places, dtype=np.int64) * stride - low
+    found = 0
+    for tap in range(taps):
+        position = first + tap * apart
+        real = (position >= 0) & (position <= (size - 1) * stretch) & (position % stretch == 0)
+        found += int(real.sum())
+    return found
 
 
 def _cudnn_attention(products: int) -> Callable[[Any], int]:

@@ -11,19 +11,21 @@ import jax.numpy as jnp
 from mmjax.core.arrays import Array, Bool, Int
 from mmjax.core.errors import InputError
 
+MASK_ARRAYS = (
+    "query_segments",
+    "key_segments",
+    "query_positions",
+    "key_positions",
+    "prefix",
+    "query_blocks",
+    "key_blocks",
+    "allowed",
+)
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=[
-        "query_segments",
-        "key_segments",
-        "query_positions",
-        "key_positions",
-        "prefix",
-        "query_blocks",
-        "key_blocks",
-        "allowed",
-    ],
+    data_fields=MASK_ARRAYS,
     meta_fields=["causal", "window", "window_cuts_blocks"],
 )
 @dataclasses.dataclass(frozen=True)

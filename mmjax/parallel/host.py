@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import glob
 import importlib.metadata
 import importlib.util
 import platform
@@ -11,6 +12,21 @@ import jax
 
 # Parameters of glibc's mallopt, as its malloc.h numbers them.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+
+
+def leave_absent_tpu() -> None:
+    """Where libtpu is installed (to plan) but there is no TPU, keeps JAX from looking for one, which takes long.
+
+    Call it before JAX starts its backends; a platform that was chosen already stays.
+    """
+    present = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+    if jax.config.jax_platforms or present or importlib.util.find_spec("libtpu") is None:
+        return
+    plugins = [entry.name for entry in importlib.metadata.entry_points(group="jax_plugins")]
+    if not plugins:
+        jax.config.update("jax_platforms", "cpu")
+    elif any("cuda" in name for name in plugins):
+        jax.config.update("jax_platforms", "cuda,cpu")
 
 
 def keep_freed_memory() -> bool:

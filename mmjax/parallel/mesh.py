@@ -1,10 +1,11 @@
-"""The device mesh: five named axes, of which any may have size 1."""
+"""The device mesh: five named axes, of which any may have size 1, and how parameters are spread over them."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import numpy as np
@@ -14,14 +15,22 @@ from mmjax.core.errors import ConfigError
 
 AXES = ("slice", "data", "fsdp", "tensor", "sequence")
 
+Strategy = Literal["hybrid", "full", "global"]
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """Sizes of the mesh axes; one of them may be -1 and takes the devices that are left.
 
     slice: data parallelism between TPU slices, over the data-centre network.
-    data: batch split, parameters copied.  fsdp: batch and parameters split.
-    tensor: heads, feed-forward and vocabulary split.  sequence: text positions split.
+    data: batch split.  fsdp: batch and parameters split.
+    tensor: heads, feed-forward and vocabulary split.  sequence: text positions and pictures split.
+
+    strategy: over which axes parameters and optimizer state are spread (each layer's are gathered when it runs).
+      "hybrid": fsdp and tensor; copies along the other axes (HSDP; with fsdp 1, plain data parallelism).
+      "full": every axis of a slice, one copy a slice: FSDP that may lie along several dimensions of a torus, e.g.
+        data 16 x fsdp 16 on a square of 256 chips.
+      "global": the slices too, one copy in all.
     """
 
     slice: int = 1
@@ -29,6 +38,7 @@ class MeshConfig:
     fsdp: int = 1
     tensor: int = 1
     sequence: int = 1
+    strategy: Strategy = "hybrid"
 
     def sizes(self, devices: int) -> tuple[int, ...]:
         """Axis sizes for `devices` devices.
@@ -54,15 +64,29 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """The mesh over `devices` (all devices by default), laid along the torus where there is one.
+    """The mesh over `devices` (all devices by default), laid along the torus of each TPU slice where there is one.
 
     Raises:
-      ConfigError: the sizes do not fit the number of devices.
+      ConfigError: the sizes do not fit the number of devices, or the slice axis the number of slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = config.sizes(len(devices))
-    if devices[0].platform == "tpu":
-        grid = mesh_utils.create_device_mesh(sizes, devices=devices, allow_split_physical_axes=True)
-    else:
-        grid = np.asarray(devices).reshape(sizes)
+    on_tpu = devices[0].platform == "tpu"
+    grid = _on_torus(sizes, devices) if on_tpu else np.asarray(devices).reshape(sizes)
     return jax.sharding.Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def _on_torus(sizes: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices=devices, allow_split_physical_axes=True)
+    # The slow network lies between slices: their axis, or the outer part of the data axis, runs over it.
+    across = [1] * len(sizes)
+    for place, size in enumerate(sizes[:2]):
+        across[place] = math.gcd(size, slices // math.prod(across))
+    if math.prod(across) != slices:
+        raise ConfigError(f"there are {slices} TPU slices: set the mesh axis slice (or data) to a multiple of {slices}")
+    inside = [size // outer for size, outer in zip(sizes, across, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(
+        inside, across, devices=devices, allow_split_physical_axes=True, process_is_granule=False
+    )

@@ -1,1 +1,1 @@
-"""Floor 5: the parity certificate. An outside checkpoint, run here, against what its reference computed."""
+"""Floor 6: the parity certificate. An outside checkpoint, run here, against what its reference computed."""

@@ -7,6 +7,7 @@ import functools
 import json
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,25 @@ from jax.sharding import Mesh
 
 from mmjax.core.arrays import Shaped
 from mmjax.core.errors import InputError
-from mmjax.interop.calls.caller import call, compiled, find_method, generate, plain
+from mmjax.interop.calls.caller import Caller, compiled, find_method, plain
 from mmjax.interop.configs import same_meaning
 from mmjax.interop.engine import Pretrained, export, load
 from mmjax.interop.layout import lay_out
 from mmjax.interop.tensors import open_file, open_folder
 from mmjax.parallel.sharding import use_mesh
+from mmjax.parity.cached import cached_logits, generates
 from mmjax.parity.folder import GRADIENTS, Call, read_oracle
 
 TOLERANCE = 2e-5  # of the largest number of the reference's output
 GRADIENT_TOLERANCE = 1e-4
-# A gradient that is nothing but rounding (a key's bias) is measured against the largest of all gradients instead.
-_SMALLEST_GRADIENT = 1e-3
+# A gradient that is nothing but rounding (a key's bias) is measured against the largest of all gradients instead, so
+# that it may differ by two float32 roundings of that one: a single one would be beyond a floor of 1e-3.
+_SMALLEST_GRADIENT = 2 * 2.0**-23 / GRADIENT_TOLERANCE
 # Outputs without which a certificate is not one: what a name ends in, numbers left out.
-ESSENTIAL = ("logits", "logits_per_image", "logits_per_text", "last_hidden_state", "sequences", "embeds")
+ESSENTIAL = (
+    *("logits", "logits_per_image", "logits_per_text", "last_hidden_state", "sequences", "sequences_scores"),
+    *("embeds", "features", "pooler_output"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +86,17 @@ class Certificate:
 
 
 def certify(
-    folder: str | Path, *, gradients: bool = False, roundtrip: bool = False, mesh: Mesh | None = None
+    folder: str | Path,
+    *,
+    gradients: bool = False,
+    roundtrip: bool = False,
+    cached: bool = False,
+    mesh: Mesh | None = None,
 ) -> Certificate:
     """Loads a parity folder's checkpoint, makes the reference's calls in float32 and compares.
 
     gradients: those of `grads.safetensors` too. roundtrip: export again; every tensor must come back bit for bit.
+    cached: of a model that writes, the logits of half a row again, token by token through the cache.
     mesh: parameters and computation are laid out on it.
 
     Raises:
@@ -98,6 +110,7 @@ def certify(
         raise InputError(f"{folder / 'oracle.json'} has no grads_of, which names the output that gradients are of")
     with jax.default_matmul_precision("highest"), use_mesh(mesh):
         pretrained = load(folder, mesh=mesh)
+        caller = Caller(pretrained)
         certificate = Certificate(pretrained.family.model_type, oracle.reference, [], {})
         rows: list[Result] = []
         for made in oracle.calls:
@@ -105,22 +118,26 @@ def certify(
                 ours, slopes = _differentiate(pretrained, made, oracle.grads_of[1])
                 rows = _compare_gradients(pretrained, folder, slopes)
             else:
-                ours = _make(pretrained, folder, made)
+                ours = _make(caller, made)
             for name, reference in made.outputs.items():
                 result, value = _compare(made, name, _named(made, ours, name), reference)
                 certificate.results.append(result)
                 if value is not None:
                     certificate.computed[f"{made.name}/{name}"] = value
         certificate.results += rows
+        if cached and generates(pretrained):
+            certificate.results += compare_cached(caller, oracle.calls)
     if roundtrip:
         certificate.results += _compare_roundtrip(pretrained, folder)
     return certificate
 
 
-def _make(pretrained: Pretrained, folder: Path, made: Call) -> dict[str, Any]:
+def _make(caller: Caller, made: Call) -> dict[str, Any]:
     if made.fn == "generate":
-        return {"sequences": generate(pretrained, folder, made.arguments, made.kw).sequences}
-    return call(pretrained, made.fn, made.arguments, made.kw)
+        written = caller.generate(made.arguments, made.kw)
+        scores = {} if written.scores is None else {"sequences_scores": written.scores}
+        return {"sequences": written.sequences, **scores}
+    return caller.call(made.fn, made.arguments, made.kw)
 
 
 def _named(made: Call, ours: Mapping[str, Any], name: str) -> Any:
@@ -148,6 +165,21 @@ def _differentiate(pretrained: Pretrained, made: Call, output: str) -> tuple[dic
 
     slopes, ours = program(loss, transform=functools.partial(jax.grad, has_aux=True))
     return ours, slopes
+
+
+def compare_cached(caller: Caller, calls: Sequence[Call]) -> list[Result]:
+    """The logits of half of each row, through the cache, of the first call that gives those of whole rows."""
+    for made in calls:
+        if made.fn == "forward" and "logits" in made.outputs:
+            logits, places = cached_logits(caller, made.arguments, made.kw)
+            reference, rows = made.outputs["logits"], np.arange(len(places))[:, None]
+            there, inside = places < reference.shape[1], np.minimum(places, reference.shape[1] - 1)
+            if "attention_mask" in made.arguments:
+                there &= made.arguments["attention_mask"][rows, inside].astype(bool)
+            alone = dataclasses.replace(made, arguments={"attention_mask": there})
+            result, _ = _compare(alone, "logits", logits, reference[rows, inside])
+            return [dataclasses.replace(result, call=f"{made.name}, cached")]
+    return []
 
 
 def _compare(made: Call, name: str, ours, reference) -> tuple[Result, Any]:

@@ -64,7 +64,7 @@ class EpisodeGroup:
 
 def episode_groups(folder: pathlib.Path, predictions: Sequence[Mapping[str, Any]]) -> list[EpisodeGroup]:
     """Up to three right and three wrong episodes of each task, of those whose pictures were kept."""
-    kept = [row for row in predictions if row.get("image") and row.get("images", "shown") == "shown" and "task" in row]
+    kept = [row for row in predictions if row.get("image") and row.get("control", "none") == "none" and "task" in row]
     names = family_of(row["task"] for row in predictions if "task" in row)
     rows_of: dict[str, list[Mapping[str, Any]]] = {}
     for row in kept:
@@ -113,7 +113,7 @@ def _card(folder, row) -> EpisodeCard:
         Shown(stored_picture(folder, shown.get("image")), *_cut(str(shown.get("text", "")), answer))
         for shown in row.get("demonstrations") or ()
     )
-    candidates = _candidates(row.get("candidates"), answer, prediction)
+    candidates = ranked_candidates(row.get("candidates"), answer, prediction)
     return EpisodeCard(
         id=str(row.get("id", "")),
         demonstrations=demonstrations,
@@ -133,8 +133,8 @@ def _cut(text: str, answer: str) -> tuple[str, str, str]:
     return (text[: found.start()], answer, text[found.end() :]) if found else (text, "", "")
 
 
-def _candidates(logprobs, answer, prediction) -> list[Candidate]:
-    """Most probable first, but the right answer always among those that are shown."""
+def ranked_candidates(logprobs: Mapping[str, float] | None, answer: str, prediction: str) -> list[Candidate]:
+    """Most probable first, but the right answer always among the first five, which are shown."""
     if not logprobs:
         return []
     shares = candidate_shares(logprobs)

@@ -9,20 +9,16 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
-
 from mmjax.data.show import picture_uri
 from mmjax.reporting.attention import AttentionMap
 from mmjax.reporting.charts import MAX_POINTS
 from mmjax.reporting.curves import training_charts
 from mmjax.reporting.episodes import episode_groups
 from mmjax.reporting.facts import count_parts, duration, facts, signals, training_seconds, versions
+from mmjax.reporting.page import render
 from mmjax.reporting.pictures import enlarged, heat_range, overlay, ramp_css
 from mmjax.reporting.scores import Score, headlines, progress_chart, read_scores, shots_chart, table_groups
-from mmjax.reporting.svg import format_number, percent
 from mmjax.reporting.workdir import Run, read_run
-
-_TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
 def write_report(workdir: str | os.PathLike, *, attention: Sequence[AttentionMap] | None = None) -> pathlib.Path:
@@ -32,15 +28,7 @@ def write_report(workdir: str | os.PathLike, *, attention: Sequence[AttentionMap
       InputError: there is no such folder.
     """
     run = read_run(workdir)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "number": format_number}
-    page = environment.get_template("report.html").render(_view(run, attention or ()))
+    page = render("report.html", _view(run, attention or ()))
     path = run.folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path

@@ -73,10 +73,10 @@ def read_scores(rows: Rows) -> list[Score]:
         if not {"task", "shots", "score"} <= row.keys() or row["score"] is None:
             continue
         key = (row["task"], row["shots"], row.get("selection", ""))
-        if row.get("images", "shown") == "shown":
+        if row.get("control", "none") == "none":
             shown[key] = row
         else:
-            controls[key][row["images"]] = row["score"]
+            controls[key][row["control"]] = row["score"]
     order = {task: place for place, (task, _, _) in reversed(list(enumerate(shown)))}
     return [
         Score(

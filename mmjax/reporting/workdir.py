@@ -61,7 +61,7 @@ def read_run(workdir: str | os.PathLike) -> Run:
         scores=_rows(_read_json(folder / "scores.json", problems)),
         evaluations=_read_lines(folder / "evaluations.jsonl", problems),
         predictions=_read_lines(folder / "predictions.jsonl", problems),
-        bad_records=_read_lines(folder / "bad_records.jsonl", problems),
+        bad_records=_bad_records(folder, problems),
         config=_mapping(_read_json(folder / "config.json", problems)),
         versions=_mapping(_read_json(folder / "versions.json", problems)),
         checkpoint=_newest_manifest(folder / "checkpoints", problems),
@@ -100,6 +100,12 @@ def _read_lines(path: pathlib.Path, problems: list[str]) -> list[dict[str, Any]]
         shown = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
         problems.append(f"{path.name}: what is not a JSON object was left out, line {shown}")
     return rows
+
+
+def _bad_records(folder: pathlib.Path, problems: list[str]) -> list[dict[str, Any]]:
+    """Those of all processes; a record that several of them read counts once."""
+    rows = [row for path in sorted(folder.glob("bad_records*.jsonl")) for row in _read_lines(path, problems)]
+    return list({(row.get("step"), str(row.get("id"))): row for row in rows}.values())
 
 
 def _by_step(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

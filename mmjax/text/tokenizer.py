@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import os
 import pathlib
@@ -20,6 +21,7 @@ import tokenizers
 
 from mmjax.core.config import nearest
 from mmjax.core.errors import ConfigError
+from mmjax.text.chat import CONTROL_WORDS
 
 # Appended to a serialized ModelProto: protobuf merges it into the model's normalizer_spec (field 3), where it switches
 # add_dummy_prefix (field 3) and remove_extra_whitespaces (field 4) off.
@@ -35,20 +37,31 @@ _SPELLINGS = {
     "end_of_chunk": ("<|endofchunk|>", "<end_of_chunk>"),
 }
 
+# What vocabularies, and chat templates, write for a picture.
+PICTURE_WORDS = _SPELLINGS["image"]
+
 
 class Tokenizer(Protocol):
     """What the rest of the house asks of a tokenizer.
 
     `special` gives the ids of `SPECIAL_NAMES`; `vocab_size` counts them too. `encode` adds no special token;
-    `decode` leaves special tokens out.
+    `decode` leaves special tokens out. `words` gives the ids of control words, such as "<|im_start|>", that are tokens
+    of their own; `control` the id of one, and raises ConfigError where there is none. `byte_pieces` are single
+    bytes, for what has no piece: a run of them is decoded as a whole. `fingerprint` changes when the tokens of some
+    text may.
     """
 
+    fingerprint: str
     vocab_size: int
     special: Mapping[str, int]
+    words: Mapping[str, int]
+    byte_pieces: frozenset[int]
 
     def encode(self, text: str) -> list[int]: ...
 
     def decode(self, ids: Iterable[int]) -> str: ...
+
+    def control(self, spelling: str) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,14 +96,22 @@ class ByteTokenizer:
     """UTF-8 bytes: ids 0-4 are the special tokens, byte b is 5 + b. Bytes that are not UTF-8 decode to U+FFFD."""
 
     def __init__(self):
+        self.fingerprint = "bytes"
         self.special = {name: number for number, name in enumerate(SPECIAL_NAMES)}
         self.vocab_size = len(SPECIAL_NAMES) + 256
+        self.words: dict[str, int] = {}
+        self.byte_pieces: frozenset[int] = frozenset()
 
     def encode(self, text: str) -> list[int]:
         return [byte + 5 for byte in text.encode("utf-8")]
 
     def decode(self, ids: Iterable[int]) -> str:
         return bytes(number - 5 for number in map(int, ids) if 5 <= number < 261).decode("utf-8", errors="replace")
+
+    def control(self, spelling: str) -> int:
+        raise ConfigError(
+            f"the byte tokenizer has no control word {spelling!r}: take a chat template without, or another tokenizer"
+        )
 
 
 class HuggingFaceTokenizer:
@@ -108,8 +129,15 @@ class HuggingFaceTokenizer:
         size = max(vocabulary.values()) + 1
         self.special, self.vocab_size = _special_ids(vocabulary, size, special or {}, path)
         # Tokens added without the special flag are matched in ordinary text all the same.
-        self._cut = _cutter(token.content for token in self._tokenizer.get_added_tokens_decoder().values())
+        self.words = {token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items()}
+        self.byte_pieces = byte_pieces(vocabulary)
+        self._cut = _cutter(self.words)
         self._base_size = size
+        self._made_of = (path, dict(special or {}))
+        self.fingerprint = _fingerprint(path, self.special)
+
+    def __reduce__(self):
+        return type(self), self._made_of
 
     def encode(self, text: str) -> list[int]:
         return list(self._encode(text))
@@ -118,6 +146,9 @@ class HuggingFaceTokenizer:
         hidden = set(self.special.values())
         kept = [number for number in map(int, ids) if number < self._base_size and number not in hidden]
         return self._tokenizer.decode(kept, skip_special_tokens=True)
+
+    def control(self, spelling: str) -> int:
+        return _control_id(spelling, self.words, self._made_of[0])
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019  (tokenizers live as long as the program)
     def _encode(self, text: str) -> tuple[int, ...]:
@@ -137,8 +168,21 @@ class SentencePieceTokenizer:
         size = self._model.get_piece_size()
         vocabulary = {self._model.id_to_piece(number): number for number in range(size)}
         self.special, self.vocab_size = _special_ids(vocabulary, size, special or {}, path)
-        self._cut = _cutter(self._model.id_to_piece(number) for number in self.special.values() if number < size)
+        self.words = {
+            piece: number
+            for piece, number in vocabulary.items()
+            if piece in CONTROL_WORDS or self._model.is_control(number)
+        }
+        self.byte_pieces = frozenset(number for number in range(size) if self._model.is_byte(number))
+        # Pieces of the kind "control" are never made from a text, those that the model's maker defined are.
+        named = (self._model.id_to_piece(number) for number in self.special.values() if number < size)
+        self._cut = _cutter((*named, *(CONTROL_WORDS & vocabulary.keys())))
         self._base_size = size
+        self._made_of = (path, dict(special or {}))
+        self.fingerprint = _fingerprint(path, self.special)
+
+    def __reduce__(self):
+        return type(self), self._made_of
 
     def encode(self, text: str) -> list[int]:
         return list(self._encode(text))
@@ -148,9 +192,31 @@ class SentencePieceTokenizer:
         kept = [number for number in map(int, ids) if number < self._base_size and number not in hidden]
         return self._model.decode(kept)
 
+    def control(self, spelling: str) -> int:
+        return _control_id(spelling, self.words, self._made_of[0])
+
     @functools.lru_cache(maxsize=4096)  # noqa: B019  (tokenizers live as long as the program)
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(number for piece in self._cut(text) for number in self._model.encode(piece))
+
+
+def byte_pieces(vocabulary: Mapping[str, int]) -> frozenset[int]:
+    """The ids of <0x00> to <0xFF>, as far as a vocabulary has them."""
+    spelled = (f"<0x{byte:02X}>" for byte in range(256))
+    return frozenset(vocabulary[piece] for piece in spelled if piece in vocabulary)
+
+
+def _control_id(spelling: str, words: Mapping[str, int], path: str) -> int:
+    if spelling not in words:
+        raise ConfigError(
+            f"the chat template needs {spelling!r} as a token of its own, and {path} has none{nearest(spelling, words)}"
+        )
+    return words[spelling]
+
+
+def _fingerprint(path: str, special: Mapping[str, int]) -> str:
+    content = pathlib.Path(path).read_bytes()
+    return hashlib.sha256(content + repr(sorted(special.items())).encode()).hexdigest()
 
 
 def _special_ids(

@@ -1,1 +1,1 @@
-"""Floor 5: the run's configuration, its state, the step, the guards, and the loop."""
+"""Floor 6: the run's configuration, its state, the step, the guards, and the loop."""

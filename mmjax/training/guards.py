@@ -12,17 +12,27 @@ import time
 from collections.abc import Iterator
 
 import jax.monitoring
+from jax.experimental import multihost_utils
+
+from mmjax.parallel import peers
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class StopRequest:
-    """Turns SIGTERM and SIGINT into a flag that the loop reads between steps; a second one ends the process at once."""
+    """Turns SIGTERM and SIGINT into a stop between steps; a second one ends the process at once.
+
+    Of several processes it is enough that one gets the signal: JAX, which then handles SIGTERM itself, finds the first
+    step that none of them has begun.
+    """
 
     def __init__(self):
         self.name = ""
 
-    def __bool__(self) -> bool:
+    def after(self, step: int) -> bool:
+        """Whether the run stops after `step`, for all processes alike; each must ask after every step."""
+        if peers.current() is not None and multihost_utils.reached_preemption_sync_point(step):
+            self.name = "SIGTERM"
         return bool(self.name)
 
     @contextlib.contextmanager
@@ -31,8 +41,9 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        signals = (signal.SIGTERM, signal.SIGINT)
-        before = [signal.signal(number, self._note) for number in signals]
+        several = peers.current() is not None
+        signals = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(number, _pass_on if several else self._note) for number in signals]
         try:
             yield self
         finally:
@@ -43,6 +54,10 @@ class StopRequest:
         if self.name:
             os._exit(128 + number)
         self.name = signal.Signals(number).name
+
+
+def _pass_on(number, frame):
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Watchdog:
@@ -59,6 +74,8 @@ class Watchdog:
     def beat(self, what: str) -> None:
         """Says that the run is alive, and what it does next."""
         self._last, self._what = time.monotonic(), what
+        if peers.current() is not None:
+            peers.current().note(what)
 
     def close(self) -> None:
         """Stops watching."""
@@ -68,14 +85,24 @@ class Watchdog:
         while not self._done.wait(min(1.0, self._seconds / 4)):
             waited = time.monotonic() - self._last
             if waited > self._seconds:
-                print(
-                    f"error: no progress for {waited:.0f} s at {self._what}: a stuck device or process. The stacks of "
-                    "all threads follow; start the same command again to resume from the last checkpoint.",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                faulthandler.dump_traceback(all_threads=True)
-                os._exit(1)
+                self._end(waited)
+
+    def _end(self, waited):
+        others = peers.current()
+        places = others.places() if others is not None else ""
+        elsewhere = f" ({places})" if places else ""
+        reason = f"no progress for {waited:.0f} s at {self._what}{elsewhere}: a stuck device or process"
+        print(
+            f"error: {reason}. The stacks of all threads follow; start the same command again to resume from the last "
+            "checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        faulthandler.dump_traceback(all_threads=True)
+        if others is not None:
+            others.fail(reason, stacks=True)
+            others.end(1)
+        os._exit(1)
 
 
 class CompilationCounter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import flax.linen as nn
@@ -16,7 +17,9 @@ from mmjax.core.arrays import Array
 from mmjax.core.batch import Batch
 from mmjax.core.config import build
 from mmjax.core.errors import ConfigError, InputError
-from mmjax.data.stream import DataConfig
+from mmjax.core.folders import local_path
+from mmjax.data.config import DataConfig
+from mmjax.models.families import family_of
 from mmjax.parallel.mesh import MeshConfig, make_mesh
 from mmjax.text.tokenizer import Tokenizer, make_tokenizer
 from mmjax.training.run import RunConfig
@@ -41,7 +44,7 @@ def find_run(path: str | Path) -> tuple[Path, int | None]:
     Raises:
       InputError: there is no run at that path.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     candidates = [(path, None)]
     if path.name == "checkpoints":
         candidates.append((path.parent, None))
@@ -89,14 +92,22 @@ def build_model(config: RunConfig) -> tuple[nn.Module, Tokenizer]:
     """The module and the tokenizer of a run.
 
     Raises:
-      ConfigError: the tokenizer has more tokens than the model has embeddings.
+      ConfigError: the tokenizer has more tokens than the model has embeddings, or another image token.
     """
     model, tokenizer = config.model.build(config.dtype), make_tokenizer(config.tokenizer)
-    rows = model.config.decoder.vocab_size
+    family = family_of(model)
+    decoder = family.tokens(model.config)
+    rows = decoder.vocab_size + decoder.extra_embeddings
     if tokenizer.vocab_size > rows:
         raise ConfigError(
-            f"config.model.config.decoder.vocab_size is {rows} but the tokenizer has "
-            f"{tokenizer.vocab_size} tokens; raise it"
+            f"the decoder's vocab_size is {rows} but the tokenizer has {tokenizer.vocab_size} tokens (those that its "
+            "file lacks are appended): raise it, or name the token that stands for each in config.tokenizer.special"
+        )
+    expected = family.image_token(model.config)
+    if expected not in (None, tokenizer.special["image"]):
+        raise ConfigError(
+            f"config.model.config.image_token is {expected} but the tokenizer writes pictures as token "
+            f"{tokenizer.special['image']}: set image_token to it, or name the token in config.tokenizer.special.image"
         )
     return model, tokenizer
 
@@ -107,6 +118,19 @@ def usable_mesh(config: RunConfig) -> Mesh:
         return make_mesh(config.mesh)
     except ConfigError:
         return make_mesh(MeshConfig(data=1, fsdp=-1))
+
+
+def check_can_write(config: RunConfig, what: str, *, families: Sequence[str] = ("flamingo",)) -> None:
+    """Runs of other families than these give no text, or are not scored, so far.
+
+    Raises:
+      InputError: a run of another family; `what` is what was asked of it.
+    """
+    if config.model.family not in families:
+        raise InputError(
+            f"{what} takes runs of the family {' or '.join(families)}, and this one is of {config.model.family}: mmjax "
+            "export gives it to transformers"
+        )
 
 
 def load_run(path: str | Path, mesh: Mesh) -> LoadedRun:

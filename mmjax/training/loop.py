@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import tqdm
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.checkpoints.manager import Checkpoints
 from mmjax.checkpoints.manifest import current_versions
 from mmjax.core.batch import Batch
 from mmjax.core.config import to_tree
-from mmjax.core.errors import InputError, TrainingError
+from mmjax.core.errors import TrainingError
 from mmjax.core.progress import progress_bar
+from mmjax.data.plan import Start
+from mmjax.data.segments import NAME as STREAM
+from mmjax.data.segments import go_on, position_of, segments_text
 from mmjax.data.stream import BatchStream, StreamItem
-from mmjax.ops.flops import count_flops
+from mmjax.objectives.kinds import OBJECTIVES
+from mmjax.ops.flops import count_jaxpr_flops
 from mmjax.optim.groups import group_table
 from mmjax.optim.schedules import make_schedule
+from mmjax.parallel import peers
+from mmjax.parallel.chips import peak_flops
+from mmjax.parallel.distributed import check_same, from_local_rows, local_rows
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.sharding import batch_sharding
-from mmjax.training.chips import peak_flops
 from mmjax.training.guards import CompilationCounter, StopRequest, Watchdog
 from mmjax.training.load import abstract_batch, build_model
-from mmjax.training.metrics import RunLog, finite, write_text
+from mmjax.training.metrics import RunLog, finite, score_names, write_text
 from mmjax.training.pretrained import initial_params
 from mmjax.training.run import RunConfig
 from mmjax.training.state import TrainState, create_state, plan_state, replace_params
 from mmjax.training.step import make_loss, make_train_step
-from mmjax.training.window import Window
+from mmjax.training.window import Window, count_filling
 
 # In-loop evaluation: (model, parameters by path, tokenizer, step) -> rows of scores.
 Evaluate = Callable[[Any, Mapping[str, Any], Any, int], list[dict[str, Any]]]
@@ -60,11 +67,10 @@ class Trainer:
         self.evaluate = evaluate
         self.mesh: Mesh = make_mesh(config.mesh)
         self.model, self.tokenizer = build_model(config)
-        if config.batch_size % jax.process_count():
-            raise InputError(f"batch_size {config.batch_size} cannot be shared by {jax.process_count()} processes")
         self.batch = abstract_batch(config.data, config.batch_size)
         self.plan = plan_state(config, self.model, self.batch, self.mesh)
         self.batch_shardings = jax.tree.map(lambda leaf: batch_sharding(self.mesh, leaf.shape), self.batch)
+        self.rows = local_rows(self.batch_shardings.tokens, self.batch.tokens.shape)
         self.is_writer = jax.process_index() == 0
 
     def train(self) -> TrainResult:
@@ -86,17 +92,20 @@ class Trainer:
             state, position = self._start(checkpoints)
             stream = self._stream(int(state.step), position)
             self._write_config()
-            if int(state.step) >= config.total_steps:
-                self.say(f"the run is at its last step, {config.total_steps}; nothing is left to do")
+            last_step = self._last_step(stream)
+            if int(state.step) >= last_step:
+                self.say(f"the run is at its last step, {last_step}; nothing is left to do")
                 return TrainResult(int(state.step), "", self.workdir / "checkpoints" / str(int(state.step)))
-            loop = _Loop(self, checkpoints, stream, stop)
+            loop = _Loop(self, checkpoints, stream, stop, last_step)
             try:
                 return loop.run(state)
             finally:
                 loop.close()
 
     def _start(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, int] | None]:
-        if checkpoints.steps():
+        steps = checkpoints.steps()
+        check_same(max(steps, default=-1), f"the newest step in {self.workdir}, which all must see,")
+        if steps:
             restored = checkpoints.restore(like=self.plan.abstract.tree())
             self.say(f"resuming {self.workdir} at step {restored.step}")
             for change in _differences(restored.config, to_tree(self.config)):
@@ -118,35 +127,38 @@ class Trainer:
         return jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), self.batch)
 
     def _stream(self, step: int, position: Mapping[str, int] | None) -> BatchStream:
-        stream = BatchStream(
-            self.config.data,
-            self.tokenizer,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            start_step=step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        self._fingerprint = int(stream.fingerprint()[:15], 16)
-        if position is not None and position["fingerprint"] != self._fingerprint:
-            raise InputError(
-                f"the run in {self.workdir} read other data than this configuration describes (seed, batch_size or "
-                "config.data changed): give the old settings, or another --workdir with init_from"
+        def make(begun: Start) -> BatchStream:
+            return BatchStream(
+                self.config.data,
+                self.tokenizer,
+                batch_size=self.config.batch_size,
+                seed=self.config.seed,
+                start_step=step,
+                rows=self.rows,
+                begun=begun,
             )
+
+        stream, segments = go_on(self.workdir, make, step=step, position=position, from_step=self.config.data.from_step)
+        if self.is_writer:
+            write_text(self.workdir / STREAM, segments_text(segments))
+        if segments[-1].begun.step == step > 0:
+            self.say(f"the data are others from step {step} on; {self.workdir / STREAM} lists what was read")
         return stream
 
-    def position(self, step: int) -> dict[str, int]:
-        """Where the stream is after `step` steps: what was consumed, not what was read ahead."""
-        return {"step": step, "fingerprint": self._fingerprint}
+    def _last_step(self, stream: BatchStream) -> int:
+        steps, total = stream.plan.steps, self.config.total_steps
+        if steps is None or steps >= total:
+            return total
+        self.say(f"the data end after step {steps} (data.epochs), and the run with them; total_steps is {total}")
+        return steps
 
     def put(self, batch: Batch) -> Batch:
         """This process's rows as arrays of the whole mesh."""
-        return jax.tree.map(jax.make_array_from_process_local_data, self.batch_shardings, batch)
-
-    def learning_rate(self, step: int) -> float:
-        """The learning rate of update `step`, counted from 1."""
-        optim = self.config.optim
-        return optim.learning_rate * float(make_schedule(optim.schedule, self.config.total_steps)(step - 1))
+        return jax.tree.map(
+            lambda leaf, sharding: from_local_rows(self.rows, leaf, sharding, self.config.batch_size),
+            batch,
+            self.batch_shardings,
+        )
 
     def _write_config(self) -> None:
         if self.is_writer:
@@ -163,7 +175,10 @@ class Trainer:
 class _Loop:
     """The moving parts of a run that has started."""
 
-    def __init__(self, trainer: Trainer, checkpoints: Checkpoints, stream: BatchStream, stop: StopRequest):
+    def __init__(
+        self, trainer: Trainer, checkpoints: Checkpoints, stream: BatchStream, stop: StopRequest, last_step: int
+    ):
+        self.last_step = last_step
         self.trainer, self.config, self.checkpoints, self.stream, self.stop = (
             trainer,
             trainer.config,
@@ -173,8 +188,9 @@ class _Loop:
         )
         weights = stream.loss_weights
         step = make_train_step(self.config, trainer.model, trainer.plan, trainer.mesh, weights)
-        blank = make_loss(self.config, trainer.model, trainer.mesh, weights, blank=True)
-        self.flops = count_flops(step, trainer.plan.abstract, trainer.batch).total
+        blank = None
+        if OBJECTIVES[type(self.config.objective)].grounded:
+            blank = make_loss(self.config, trainer.model, trainer.mesh, weights, blank=True)
         peak = peak_flops(jax.devices()[0].device_kind)
         self.peak = None if peak is None else peak * jax.device_count()
         batch = jax.tree.map(
@@ -184,41 +200,63 @@ class _Loop:
         )
         trainer.say(f"compiling for {jax.device_count()} x {jax.devices()[0].device_kind} ...")
         started = time.monotonic()
-        self.step = jax.jit(step, donate_argnums=0).lower(trainer.plan.abstract, batch).compile()
-        self.blank = jax.jit(blank).lower(trainer.plan.abstract, batch).compile()
+
+        def counted(state, batch):
+            state, metrics = step(state, batch)
+            return state, (metrics, count_filling(batch))
+
+        # What is read on the host lies whole on every device, so that every process can read it.
+        whole = NamedSharding(trainer.mesh, PartitionSpec())
+        places = jax.tree.map(lambda leaf: leaf.sharding, trainer.plan.abstract)
+        abstract = trainer.plan.abstract
+        traced = jax.jit(counted, donate_argnums=0, out_shardings=(places, whole)).trace(abstract, batch)
+        self.flops = count_jaxpr_flops(traced.jaxpr).total
+        self.step = traced.lower().compile()
+        self.blank = None
+        if blank is not None:
+            self.blank = jax.jit(blank, out_shardings=whole).lower(abstract, batch).compile()
+        self.gather = jax.jit(lambda gates: gates, out_shardings=whole).lower(_gates(abstract)).compile()
+        schedule = make_schedule(self.config.optim.schedule, self.config.total_steps)
+        self.rate = jax.jit(schedule).lower(np.int32(0)).compile()
         trainer.say(f"compiled in {time.monotonic() - started:.1f} s; {self.flops / 1e9:.2f} GFLOP a step")
+        if peers.current() is not None:
+            peers.current().meet("compiled")
         self.watchdog = Watchdog(self.config.guards.watchdog_seconds)
         self.compilations = CompilationCounter()
         self.log: RunLog | None = None
         self.scores: dict[str, float] = {}
+        self.scored = 0
         # Where steps are queued, a step's figures are read while the next one runs; on CPU, queues can deadlock.
         self.lag = 0 if jax.devices()[0].platform == "cpu" else 1
 
     def run(self, state: TrainState) -> TrainResult:
         first = int(state.step)
-        self.log = RunLog(self.trainer.workdir, resume_step=first, writes=self.trainer.is_writer)
-        self.window = Window(self.stream.dataset_names, self.flops, self.peak)
+        self.log = RunLog(
+            self.trainer.workdir, resume_step=first, process=jax.process_index(), processes=jax.process_count()
+        )
+        if first == 0:
+            self.log.left_out(self.stream.unusable_records() if jax.process_index() == 0 else ())
+        self.window = Window(self.stream.dataset_names, self.trainer.batch, self.flops, self.peak)
         self.bad = collections.deque(maxlen=self.config.guards.max_nonfinite_steps)
-        self.bar = progress_bar(total=self.config.total_steps, initial=first, what="train", unit="step")
+        self.bar = progress_bar(total=self.last_step, initial=first, what="train", unit="step")
         self.pending: collections.deque = collections.deque()
         items = iter(self.stream)
-        item, batch = self._next(items)
-        for step in range(first + 1, self.config.total_steps + 1):
+        item, batch = self._next(items, first + 1)
+        for step in range(first + 1, self.last_step + 1):
             self.watchdog.beat(f"step {step}")
             self.checkpoints.check()
-            if self._due(self.config.log_every_steps, step):
-                self._finish(0, state)
-            blank = self._blank_loss(state, batch, step)
-            with self.compilations.watching(), jax.transfer_guard("disallow"):
+            with self._watched(step > first + 1):
+                if self._due(self.config.log_every_steps, step):
+                    self._finish(0, state)
+                blank = self._blank_loss(state, batch, step)
                 state, metrics = self.step(state, batch)
-            self.window.start(item)
-            self.pending.append((step, item, metrics, blank))
-            if step < self.config.total_steps:
-                item, batch = self._next(items)
-            self._finish(self.lag, state)
-            last = step == self.config.total_steps or bool(self.stop)
-            if self._due(self.config.eval_every_steps, step) or last:
-                self._finish(0, state)
+                self.pending.append((step, item, metrics, blank))
+                if step < self.last_step:
+                    item, batch = self._next(items, step + 1)
+                self._finish(self.lag, state)
+                last = self.stop.after(step) or step == self.last_step
+                if self._due(self.config.eval_every_steps, step) or last:
+                    self._finish(0, state)
             if self._due(self.config.eval_every_steps, step):
                 self._evaluate(state, step)
             if self._due(self.config.checkpoint.every_steps, step) or last:
@@ -228,6 +266,12 @@ class _Loop:
         self.checkpoints.wait()
         return TrainResult(step, self.stop.name, self.trainer.workdir / "checkpoints" / str(step))
 
+    @contextlib.contextmanager
+    def _watched(self, started: bool) -> Iterator[None]:
+        """Nothing is sent to or from the devices but by request; once the run has started, nothing is compiled."""
+        with jax.transfer_guard("disallow"), self.compilations.watching() if started else contextlib.nullcontext():
+            yield
+
     def close(self) -> None:
         """Ends what runs beside the loop."""
         self.watchdog.close()
@@ -236,10 +280,12 @@ class _Loop:
             self.log.close()
             self.bar.close()
 
-    def _next(self, items) -> tuple[StreamItem, Batch]:
+    def _next(self, items, step) -> tuple[StreamItem, Batch]:
+        """The rows of `step`, on their way to the devices while the step before runs."""
+        self.watchdog.beat(f"the rows of step {step}")
         with self.window.waiting():
             item = next(items)
-        self.log.bad_records(item.step + 1, item.bad_records)
+        self.log.bad_records(step, item.bad_records)
         return item, self.trainer.put(item.batch)
 
     def _due(self, every: int, step: int) -> bool:
@@ -247,7 +293,7 @@ class _Loop:
 
     def _blank_loss(self, state, batch, step):
         """The loss of this batch without its pictures, by the parameters before the step that will be logged."""
-        if not self._due(self.config.log_every_steps, step):
+        if self.blank is None or not self._due(self.config.log_every_steps, step):
             return None
         with self.window.paused():
             return jax.block_until_ready(self.blank(state, batch))
@@ -256,8 +302,9 @@ class _Loop:
         """Reads the figures of all but the newest `lag` steps."""
         while len(self.pending) > lag:
             step, item, metrics, blank = self.pending.popleft()
-            metrics = jax.device_get(metrics)
-            self.window.finish(metrics)
+            self.watchdog.beat(f"step {step}")
+            metrics, filling = jax.device_get(metrics)
+            self.window.finish(metrics, filling)
             self.bar.update(1)
             self._guard(step, item, metrics)
             if self._due(self.config.log_every_steps, step):
@@ -276,16 +323,20 @@ class _Loop:
 
     def _log(self, step, metrics, blank, state) -> None:
         values = self.window.summary(metrics, jax.device_get(blank))
-        values["learning_rate"] = self.trainer.learning_rate(step)
-        values["gates"] = _gates(state)
+        rate = jax.device_get(self.rate(jax.device_put(np.int32(step - 1))))  # of update `step`, counted from 1
+        values["learning_rate"] = self.config.optim.learning_rate * float(rate)
+        values["gates"] = _gate_shares(jax.device_get(self.gather(_gates(state))))
         values["recompilations"] = self.compilations.count
+        if self.scores:
+            values["scores"] = {"step": self.scored, **self.scores}
         self.log.metrics(step, values)
         if self.compilations.count:
             self.trainer.say(f"{self.compilations.count} programs were compiled after the first step")
         if self.bar.disable:
-            self.trainer.say(self.window.line(step, self.config.total_steps, values))
+            self.trainer.say(self.window.line(step, self.last_step, values))
         else:
-            self.bar.set_postfix_str(f"loss {values['loss']:.4f} gap {values['grounding_gap']:.3f}")
+            gap = f" gap {values['grounding_gap']:.3f}" if "grounding_gap" in values else ""
+            self.bar.set_postfix_str(f"loss {values['loss']:.4f}{gap}")
         self.window.reset()
 
     def _evaluate(self, state, step) -> None:
@@ -295,7 +346,7 @@ class _Loop:
             params = {**state.all_params(), **state.ema}
             rows = self.trainer.evaluate(self.trainer.model, params, self.trainer.tokenizer, step)
             self.log.evaluation(step, rows)
-            self.scores = {f"{row['task']}_{row['shots']}_shots": row["score"] for row in rows}
+            self.scores, self.scored = score_names(rows), step
             self.watchdog.beat(f"step {step}")
 
     def _save(self, state, step) -> None:
@@ -304,21 +355,24 @@ class _Loop:
             self.checkpoints.save(
                 step,
                 state.tree(),
-                position=self.trainer.position(step),
+                position=position_of(self.stream, step),
                 config=to_tree(self.config),
                 metrics={name: value for name, value in metrics.items() if value is not None},
             )
 
 
-def _gates(state: TrainState) -> dict[str, list[float]]:
+def _gates(state: TrainState) -> dict[str, Any]:
+    return {path: leaf for path, leaf in state.all_params().items() if path.endswith("_gate")}
+
+
+def _gate_shares(gates: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
     """tanh of every gate, by path: what share of the cross-attention each block lets through (mean over channels)."""
-    gates = {}
-    for path, leaf in state.all_params().items():
-        if path.endswith("_gate"):
-            values = np.tanh(np.asarray(jax.device_get(leaf), np.float64))
-            stacked = values if "/layers/" in path else values[None]
-            gates[path] = stacked.reshape(stacked.shape[0], -1).mean(axis=1).tolist()
-    return gates
+    shares = {}
+    for path, leaf in gates.items():
+        values = np.tanh(np.asarray(leaf, np.float64))
+        stacked = values if "/layers/" in path else values[None]
+        shares[path] = stacked.reshape(stacked.shape[0], -1).mean(axis=1).tolist()
+    return shares
 
 
 def _differences(old: Any, new: Any, path: str = "config") -> list[str]:

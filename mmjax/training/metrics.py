@@ -15,14 +15,19 @@ import tensorboardX
 class RunLog:
     """The growing files of a workdir. A run resumed at a step first drops the lines from that step on."""
 
-    def __init__(self, workdir: Path, *, resume_step: int, writes: bool):
-        """`writes`: whether this process is the one that writes; the others keep quiet."""
+    def __init__(self, workdir: Path, *, resume_step: int, process: int = 0, processes: int = 1):
+        """Process 0 writes; of the others, only the records that each could not use, in a file of its own."""
         self._workdir = workdir
-        self._writes = writes
+        self._writes = process == 0
         self._board = None
-        if writes:
-            for name in ("metrics.jsonl", "evaluations.jsonl", "bad_records.jsonl"):
+        self._bad_records = f"bad_records-{process}.jsonl" if process else "bad_records.jsonl"
+        drop_lines_after(workdir / self._bad_records, resume_step)
+        if self._writes:
+            for name in ("metrics.jsonl", "evaluations.jsonl"):
                 drop_lines_after(workdir / name, resume_step)
+            for path in workdir.glob("bad_records-*.jsonl"):  # of processes that there were, and are not now
+                if int(path.stem.split("-")[1]) >= processes:
+                    drop_lines_after(path, resume_step)
             self._board = tensorboardX.SummaryWriter(
                 str(workdir / "tensorboard"), purge_step=resume_step + 1, flush_secs=10
             )
@@ -40,18 +45,25 @@ class RunLog:
                 self._board.add_scalar(f"gates/{path}/{index}", gate, step)
 
     def evaluation(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        """One line of evaluations.jsonl with all scores of a step."""
+        """One line of evaluations.jsonl with all scores of a step, which go to TensorBoard too."""
         if not self._writes:
             return
         rows = [dict(row) for row in rows]
         self._append("evaluations.jsonl", [{"step": step, "rows": rows}])
-        for row in rows:
-            self._board.add_scalar(f"scores/{row['task']}_{row['shots']}_shots", row["score"], step)
+        for name, score in score_names(rows).items():
+            self._board.add_scalar(f"scores/{name}", score, step)
 
     def bad_records(self, step: int, records: Iterable[Any]) -> None:
-        """A line of bad_records.jsonl for each record that could not be used."""
-        if self._writes and records:
-            self._append("bad_records.jsonl", [{"step": step, **record._asdict()} for record in records])
+        """A line for each record that could not be used."""
+        if records:
+            self._append(self._bad_records, [{"step": step, **record._asdict()} for record in records])
+
+    def left_out(self, records: Iterable[Any]) -> None:
+        """The records that no step reads, as lines of step 0: for a run that begins, and has no others."""
+        path = self._workdir / self._bad_records
+        if self._writes and (records or path.exists()):
+            path.write_text("", encoding="utf-8")
+            self.bad_records(0, records)
 
     def close(self) -> None:
         """Flushes the TensorBoard file."""
@@ -62,6 +74,18 @@ class RunLog:
         text = "".join(json.dumps(finite(line)) + "\n" for line in lines)
         with open(self._workdir / name, "a", encoding="utf-8") as file:
             file.write(text)
+
+
+def score_names(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The scores of an evaluation by short names: TASK_N_shots, with a control or a further selection behind."""
+    named: dict[str, float] = {}
+    for row in rows:
+        name = f"{row['task']}_{row['shots']}_shots"
+        name += "" if row["control"] == "none" else f"_{row['control']}"
+        name += f"_{row['selection']}" if name in named else ""
+        if row["score"] is not None:
+            named[name] = row["score"]
+    return named
 
 
 def drop_lines_after(path: Path, step: int) -> None:

@@ -19,29 +19,36 @@ from mmjax.checkpoints.manager import Checkpoints
 from mmjax.checkpoints.streamed import StoredLeaves, write_streamed
 from mmjax.core.arrays import Array
 from mmjax.core.config import build, to_tree
-from mmjax.core.errors import CheckpointError, ConfigError, InputError
-from mmjax.core.folders import check_new, new_folder
+from mmjax.core.errors import CheckpointError, ConfigError, InputError, MmjaxError
+from mmjax.core.folders import check_new, local_path, new_folder
 from mmjax.core.paths import first_match
 from mmjax.interop import engine
 from mmjax.interop.configs import write_config
 from mmjax.interop.engine import Origin, Pretrained
 from mmjax.interop.families import FAMILIES
 from mmjax.interop.family import Family
-from mmjax.interop.layout import lay_out
+from mmjax.interop.layout import lay_out, vocabulary_of, with_vocabulary
 from mmjax.parallel.sharding import abstract_parameters, parameter_shardings
-from mmjax.training.load import find_run, load_run, read_config, usable_mesh
+from mmjax.text.tokenizer import TokenizerConfig
+from mmjax.training.load import LoadedRun, find_run, load_run, read_config, usable_mesh
 from mmjax.training.run import RunConfig
 
 _STEP = 0
 _PREFIX = "params/"
+# What writing a model in the layout of a family raises that is not made for it; the last two where it has other parts.
+_CANNOT_EXPRESS = (InputError, ConfigError, CheckpointError, AttributeError, TypeError)
 IMPORT_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def import_checkpoint(folder: str | Path, out: str | Path, *, dtype: str = "float32") -> Pretrained:
+def import_checkpoint(
+    folder: str | Path, out: str | Path, *, dtype: str = "float32", pad_vocab_to: int | None = None
+) -> Pretrained:
     """Writes the checkpoint of an outside folder as one of ours below `out`, tensor by tensor.
 
     The host holds one tensor at a time, whatever the model's size; no device is used. Tokenizer and processor files go
     along. What is returned has its parameters on disk.
+
+    pad_vocab_to: round the vocabulary up to a multiple of this, with rows that export leaves out again.
 
     Raises:
       InputError: not such a folder, an unknown family, or `out` is not empty.
@@ -51,6 +58,8 @@ def import_checkpoint(folder: str | Path, out: str | Path, *, dtype: str = "floa
         raise InputError(f"dtype must be one of {', '.join(IMPORT_DTYPES)}, not {dtype!r}")
     check_new(out)
     plan = engine.inspect(folder)
+    if pad_vocab_to is not None:
+        plan = engine.pad_vocabulary(plan, pad_vocab_to)
     number = np.dtype(getattr(jnp, dtype))
     leaves = {f"{_PREFIX}{path}": jax.ShapeDtypeStruct(leaf.shape, number) for path, leaf in plan.layout.shapes.items()}
     pieces = ((f"{_PREFIX}{piece.path}", piece.index, part) for piece, part in engine.read_pieces(plan))
@@ -60,6 +69,7 @@ def import_checkpoint(folder: str | Path, out: str | Path, *, dtype: str = "floa
         "spelling": dict(plan.origin.spelling),
         "dtypes": {name: dtype.name for name, dtype in plan.origin.dtypes.items()},
         "config": to_tree(plan.config),
+        "vocabulary": plan.origin.vocabulary,
     }
     with new_folder(out) as made:
         engine.copy_side_files(plan.origin.folder, made)
@@ -87,7 +97,7 @@ def open_imported(path: str | Path) -> Pretrained:
     said = manifest.read_manifest(step).config["imported"]
     family = FAMILIES[said["model_type"]].resolve(said["outside"])
     dtypes = {name: np.dtype(getattr(jnp, dtype)) for name, dtype in said["dtypes"].items()}
-    origin = Origin(Path(path), said["outside"], said["spelling"], dtypes)
+    origin = Origin(Path(path), said["outside"], said["spelling"], dtypes, vocabulary=said.get("vocabulary"))
     config = build(family.config, said["config"], "config")
     return Pretrained(family, config, StoredLeaves.open(step, _PREFIX), origin)
 
@@ -117,7 +127,8 @@ def load_imported(path: str | Path, mesh: Mesh | None = None) -> Pretrained:
 def exportable(path: str | Path, model_type: str | None = None) -> Pretrained:
     """What `mmjax export` writes: an imported checkpoint, an outside folder, or the parameters of a run.
 
-    model_type: the family to write it as; by default the one that it was imported as, or the first that can.
+    model_type: the family to write it as; by default the one that it was imported as, or the first that can. A run that
+    began with an import (or with another run that did) has its files and further keys, as far as they still hold.
 
     Raises:
       InputError: there is no checkpoint at `path`, or no family (or not the one asked for) can express its model.
@@ -129,7 +140,61 @@ def exportable(path: str | Path, model_type: str | None = None) -> Pretrained:
         return _as_family(found.config, found.parameters, model_type)
     workdir, _ = find_run(path)
     loaded = load_run(path, usable_mesh(read_config(workdir)))
-    return _as_family(loaded.model.config, loaded.params, model_type)
+    begun = _beginning(loaded.config)
+    if begun is None:
+        found = _as_family(loaded.model.config, loaded.params, model_type)
+    else:
+        found = _as_begun(*begun, loaded, model_type)
+    if found.origin is not None and found.origin.tokenizer:
+        return found
+    special = loaded.tokenizer.special
+    return dataclasses.replace(found, token_ids={f"{name}_token_id": special[name] for name in ("bos", "eos", "pad")})
+
+
+def _beginning(config: RunConfig) -> tuple[Family, Any, Origin] | None:
+    """The import that a run began with, or that the run it began with did, and so on; None where it is gone."""
+    while config.init_from:
+        path = local_path(config.init_from)
+        if is_imported(path):
+            found = open_imported(path)
+            return found.family, found.config, found.origin
+        if _is_outside(path):
+            found = engine.inspect(path)
+            return found.family, found.config, found.origin
+        try:
+            config = read_config(find_run(path)[0])
+        except InputError:
+            return None
+    return None
+
+
+def _as_begun(family: Family, begun: Any, origin: Origin, run: LoadedRun, model_type: str | None) -> Pretrained:
+    """A run in the layout of the import that it began with, or of another family that can express it."""
+    config, tokenizer = run.model.config, _is_tokenizer_of(origin.folder, run.config.tokenizer)
+    origin = dataclasses.replace(origin, dtypes={}, tokenizer=tokenizer)
+    if origin.vocabulary is not None and vocabulary_of(config) != vocabulary_of(begun):
+        origin = dataclasses.replace(origin, vocabulary=None)
+    if model_type in (None, family.model_type) and isinstance(config, family.config):
+        try:
+            words = origin.vocabulary
+            write_config(family, config if words is None else with_vocabulary(config, words), origin.config)
+            lay_out(family, config, origin.spelling, vocabulary=words)
+        except _CANNOT_EXPRESS:
+            pass
+        else:
+            return Pretrained(family, config, dict(run.params), origin)
+    found = _as_family(config, run.params, model_type)
+    origin = dataclasses.replace(origin, config={}, spelling=found.family.spellings[0])
+    return dataclasses.replace(found, origin=origin)
+
+
+def _is_tokenizer_of(folder: Path, config: TokenizerConfig) -> bool:
+    """Whether a run reads and writes with the tokenizer of an outside folder."""
+    files = {"tokenizer_json": "tokenizer.json", "sentencepiece": "*.model"}
+    if config.kind not in files or not Path(config.path).is_file():
+        return False
+    content = Path(config.path).read_bytes()
+    return any(path.read_bytes() == content for path in folder.glob(files[config.kind]))
 
 
 def load_parameters(path: str | Path, mesh: Mesh) -> dict[str, Array]:
@@ -184,11 +249,9 @@ def _as_family(config: Any, parameters: Mapping[str, Any], model_type: str | Non
             try:
                 write_config(resolved, config, {})
                 lay_out(resolved, config, resolved.spellings[0])
-            except (InputError, ConfigError, CheckpointError) as error:
-                refusals.append(f"{name}: {error}")
-                continue
-            except (AttributeError, TypeError):
-                refusals.append(f"{name}: it is made of other parts")
+            except _CANNOT_EXPRESS as error:
+                told = isinstance(error, MmjaxError)
+                refusals.append(f"{name}: {error if told else 'it is made of other parts'}")
                 continue
             return Pretrained(resolved, config, dict(parameters))
     listed = "\n  ".join(dict.fromkeys(refusals)) or f"none is made of a {type(config).__name__}"

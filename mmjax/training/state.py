@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mmjax.core.arrays import Array, Int
 from mmjax.core.batch import Batch
 from mmjax.core.paths import flatten
+from mmjax.models.families import initializer
 from mmjax.optim.groups import ParameterGroup, assign_groups
 from mmjax.optim.optimizer import make_optimizer
 from mmjax.parallel.sharding import abstract_parameters, parameter_shardings
@@ -67,11 +68,11 @@ def plan_state(config: RunConfig, model: nn.Module, batch: Batch, mesh: Mesh) ->
 
     Optimizer moments and averages lie as their parameters do.
     """
-    shapes, axes = abstract_parameters(model.init, jax.random.key(0), batch)
+    shapes, axes = abstract_parameters(initializer(model), jax.random.key(0), batch)
     groups = assign_groups(config.optim.groups, list(shapes))
     trainable = {path: group for path, group in groups.items() if not group.frozen}
     optimizer = make_optimizer(config.optim, config.total_steps, trainable)
-    shardings = parameter_shardings(shapes, axes, mesh)
+    shardings = parameter_shardings(shapes, axes, mesh, config.mesh.strategy)
     placed = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=shardings[path]) for path, s in shapes.items()}
     params = {path: placed[path] for path in trainable}
     whole = NamedSharding(mesh, PartitionSpec())
@@ -96,10 +97,15 @@ def plan_state(config: RunConfig, model: nn.Module, batch: Batch, mesh: Mesh) ->
 
 def create_state(config: RunConfig, model: nn.Module, batch: Batch, plan: Plan) -> TrainState:
     """The first state of a run, made on its devices."""
+    return state_maker(config, model, batch, plan)(jax.random.key(config.seed))
+
+
+def state_maker(config: RunConfig, model: nn.Module, batch: Batch, plan: Plan) -> jax.stages.Wrapped:
+    """The program key -> first state, of which every device makes its own shards."""
     trainable = set(plan.trainable)
 
     def make(key):
-        params = flatten(nn.meta.unbox(model.init(key, batch)["params"]))
+        params = flatten(nn.meta.unbox(initializer(model)(key, batch)["params"]))
         trained = {path: leaf for path, leaf in params.items() if path in trainable}
         zero = jnp.zeros((), jnp.int32)
         return TrainState(
@@ -112,8 +118,7 @@ def create_state(config: RunConfig, model: nn.Module, batch: Batch, plan: Plan) 
             nonfinite_in_row=zero,
         )
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, plan.abstract)
-    return jax.jit(make, out_shardings=shardings)(jax.random.key(config.seed))
+    return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.abstract))
 
 
 def replace_params(state: TrainState, loaded: Mapping[str, Array]) -> TrainState:

@@ -14,7 +14,9 @@ from jax.sharding import Mesh
 
 from mmjax.core.arrays import Array, Float
 from mmjax.core.batch import Batch
-from mmjax.objectives.language import Tally, language_loss, position_weights
+from mmjax.models.families import forward
+from mmjax.objectives.kinds import OBJECTIVES
+from mmjax.objectives.tally import Tally
 from mmjax.parallel.sharding import nested, use_mesh
 from mmjax.training.run import RunConfig
 from mmjax.training.state import Plan, TrainState
@@ -41,19 +43,25 @@ def make_train_step(
     config: RunConfig, model: nn.Module, plan: Plan, mesh: Mesh, dataset_weights: Sequence[float]
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """The step, to be jitted with its state donated."""
+    objective = OBJECTIVES[type(config.objective)]
 
     def loss_function(trained, frozen, batch, weights):
-        output = model.apply(nested({**frozen, **trained}), batch)
-        return language_loss(output, batch, weights, config.objective, datasets=len(dataset_weights))
+        output = forward(model, nested({**frozen, **trained}), batch)
+        return objective.loss(output, batch, weights, config.objective, datasets=len(dataset_weights))
+
+    gradient = jax.value_and_grad(loss_function, has_aux=True)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        with use_mesh(mesh):
-            weights = position_weights(batch, dataset_weights)
-            gradient = jax.value_and_grad(loss_function, has_aux=True)
-            (loss, tally), gradients = _accumulate(
-                lambda part, w: gradient(state.params, state.frozen, part, w), batch, weights, config.accumulate_steps
-            )
-            return _apply(config, plan, state, loss, tally, gradients)
+        with use_mesh(mesh, config.mesh.strategy):
+            weights = objective.weights(batch, dataset_weights)
+
+            def one(part, w):
+                told, gradients = gradient(state.params, state.frozen, part, w)
+                return told, _placed(gradients, plan.abstract.params)
+
+            (loss, tally), gradients = _accumulate(one, batch, weights, config.accumulate_steps)
+            new, metrics = _apply(config, plan, state, loss, tally, gradients)
+            return _placed(new, plan.abstract), metrics
 
     return step
 
@@ -62,21 +70,27 @@ def make_loss(
     config: RunConfig, model: nn.Module, mesh: Mesh, dataset_weights: Sequence[float], *, blank: bool
 ) -> Callable[[TrainState, Batch], tuple[Array, Tally]]:
     """The loss alone, on the same parts as the step; `blank` replaces every picture by the mean colour."""
+    objective = OBJECTIVES[type(config.objective)]
 
     def loss(state: TrainState, batch: Batch) -> tuple[Array, Tally]:
-        with use_mesh(mesh):
-            weights = position_weights(batch, dataset_weights)
+        with use_mesh(mesh, config.mesh.strategy):
+            weights = objective.weights(batch, dataset_weights)
             if blank:
                 colour = np.round(255 * np.asarray(model.config.image_mean)).astype(np.uint8)
                 batch = batch.replace(images=jnp.broadcast_to(jnp.asarray(colour), batch.images.shape))
 
             def one(part, w):
-                output = model.apply(nested(state.all_params()), part)
-                return language_loss(output, part, w, config.objective, datasets=len(dataset_weights)), ()
+                output = forward(model, nested(state.all_params()), part)
+                return objective.loss(output, part, w, config.objective, datasets=len(dataset_weights)), ()
 
             return _accumulate(one, batch, weights, config.accumulate_steps)[0]
 
     return loss
+
+
+def _placed(tree, like):
+    """Every array where the one in its place in `like` lies, so that no step moves the state."""
+    return jax.tree.map(lambda x, place: jax.lax.with_sharding_constraint(x, place.sharding), tree, like)
 
 
 def _accumulate(function, batch, weights, parts):

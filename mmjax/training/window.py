@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from mmjax.data.stream import StreamItem
+from mmjax.core.arrays import Array, Int
+from mmjax.core.batch import Batch
 from mmjax.training.step import StepMetrics
+
+
+class Filling(NamedTuple):
+    """How many tokens and images of a global batch are not padding; counted on the devices, which hold all of it."""
+
+    tokens: Int[Array, ""]
+    images: Int[Array, ""]
+
+
+def count_filling(batch: Batch) -> Filling:
+    """The filling of a batch."""
+    count = [jnp.count_nonzero(leaf).astype(jnp.int32) for leaf in (batch.segment_ids, batch.image_mask)]
+    return Filling(*count)
 
 
 class Window:
     """Adds up steps until `reset`. Time spent in `paused` (evaluating, saving) is not the steps'."""
 
-    def __init__(self, names: Sequence[str], flops: float, peak: float | None):
-        """`flops`: of one step on all devices; `peak`: FLOP/s of all devices, None where not known."""
+    def __init__(self, names: Sequence[str], batch: Batch, flops: float, peak: float | None):
+        """`batch`: of one step, by its shapes; `flops`: of one step on all devices; `peak`: FLOP/s of all devices.
+
+        `peak` is None where it is not known.
+        """
         self._names, self._flops, self._peak = names, flops, peak
+        self._rows, self._tokens = batch.tokens.shape[0], math.prod(batch.tokens.shape)
         self.last: dict[str, float] = {}
         self.reset()
 
@@ -26,8 +46,9 @@ class Window:
         """Starts the next window."""
         self._began = time.monotonic()
         self._waited = self._paused = 0.0
-        self._steps = self._rows = self._tokens = self._useful = self._images = 0
-        self._tally = np.zeros((3, len(self._names)))
+        self._steps = self._useful = self._images = 0
+        self._weight, self._nll = np.zeros((2, len(self._names)))
+        self._scores: dict[str, np.ndarray] = {}
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -43,58 +64,64 @@ class Window:
         yield
         self._paused += time.monotonic() - began
 
-    def start(self, item: StreamItem) -> None:
-        """Counts the rows of a step (of this process)."""
-        self._rows += item.batch.tokens.shape[0]
-        self._tokens += item.batch.tokens.size
-        self._useful += int(np.count_nonzero(item.batch.segment_ids))
-        self._images += int(np.count_nonzero(item.batch.image_mask))
-
-    def finish(self, metrics: StepMetrics) -> None:
+    def finish(self, metrics: StepMetrics, filling: Filling) -> None:
         """Adds the figures of a step that has ended."""
         self._steps += 1
-        self._tally += np.stack([metrics.tally.weight, metrics.tally.nll, metrics.tally.correct])
+        self._useful += int(filling.tokens)
+        self._images += int(filling.images)
+        tally = metrics.tally
+        self._weight, self._nll = self._weight + tally.weight, self._nll + tally.nll
+        self._scores = {name: self._scores.get(name, 0.0) + value for name, value in tally.scores.items()}
 
-    def summary(self, metrics: StepMetrics, blank: tuple[Any, Any]) -> dict[str, Any]:
-        """The line for metrics.jsonl: losses and norms are the last step's, those by data set the window's means."""
+    def summary(self, metrics: StepMetrics, blank: tuple[Any, Any] | None) -> dict[str, Any]:
+        """The line for metrics.jsonl: losses and norms are the last step's, those by data set the window's means.
+
+        blank: loss and tally of the last step without its pictures, where that says something.
+        """
         seconds = max(time.monotonic() - self._began - self._paused, 1e-9)
-        blank_loss, blank_tally = blank
         values: dict[str, Any] = {
             "loss": float(metrics.loss),
             "gradient_norm": float(metrics.gradient_norm),
             "update_norm": float(metrics.update_norm),
             "parameter_norm": float(metrics.parameter_norm),
-            "grounding_gap": float(blank_loss) - float(metrics.loss),
             "skipped_steps": int(metrics.skipped),
             "seconds": seconds,
             "seconds_per_step": seconds / self._steps,
-            "examples_per_second": self._rows / seconds,
-            "tokens_per_second": self._tokens / seconds,
+            "examples_per_second": self._rows * self._steps / seconds,
+            "tokens_per_second": self._tokens * self._steps / seconds,
             "useful_tokens_per_second": self._useful / seconds,
-            "useful_token_share": self._useful / self._tokens,
+            "useful_token_share": self._useful / (self._tokens * self._steps),
             "images_per_second": self._images / seconds,
             "flops_per_second": self._flops * self._steps / seconds,
             "mfu": self._flops * self._steps / seconds / self._peak if self._peak else None,
             "data_wait_share": self._waited / seconds,
         }
         for index, name in enumerate(self._names):
-            weight, nll, correct = self._tally[:, index]
+            weight = self._weight[index]
             if weight > 0:
-                values[f"loss/{name}"] = nll / weight
-                values[f"accuracy/{name}"] = correct / weight
-            if metrics.tally.weight[index] > 0:
-                gap = blank_tally.nll[index] - metrics.tally.nll[index]
-                values[f"grounding_gap/{name}"] = float(gap / metrics.tally.weight[index])
-        self.last = {"loss": values["loss"], "grounding_gap": values["grounding_gap"]}
+                values[f"loss/{name}"] = self._nll[index] / weight
+                values |= {f"{score}/{name}": sums[index] / weight for score, sums in self._scores.items()}
+        if blank is not None:
+            values |= self._gaps(metrics, *blank)
+        self.last = {name: values[name] for name in ("loss", "grounding_gap") if name in values}
         return values
+
+    def _gaps(self, metrics, loss, tally) -> dict[str, float]:
+        """How much worse the last step is without its pictures, in all and by data set."""
+        gaps = {"grounding_gap": float(loss) - float(metrics.loss)}
+        for index, name in enumerate(self._names):
+            if metrics.tally.weight[index] > 0:
+                gap = tally.nll[index] - metrics.tally.nll[index]
+                gaps[f"grounding_gap/{name}"] = float(gap / metrics.tally.weight[index])
+        return gaps
 
     def line(self, step: int, total: int, values: dict[str, Any]) -> str:
         """One line for a log that is not a terminal."""
         left = (total - step) * values["seconds_per_step"]
         parts = [f"step {step}/{total}", f"loss {values['loss']:.4f}"]
         parts += [f"{name} {values[f'loss/{name}']:.3f}" for name in self._names if f"loss/{name}" in values]
+        parts += [f"gap {values['grounding_gap']:.3f}"] if "grounding_gap" in values else []
         parts += [
-            f"gap {values['grounding_gap']:.3f}",
             f"{values['useful_tokens_per_second']:,.0f} useful tokens/s",
             f"{values['images_per_second']:,.0f} images/s",
             "MFU not known" if values["mfu"] is None else f"MFU {values['mfu']:.1%}",

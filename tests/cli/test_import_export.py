@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import types
 
 import jax
@@ -18,7 +19,10 @@ from mmjax.interop.engine import Pretrained, export, load
 from mmjax.interop.families import FAMILIES
 from mmjax.models.decoders.config import DecoderConfig
 from mmjax.parallel.mesh import MeshConfig, make_mesh
+from mmjax.parallel.sharding import nested
+from mmjax.text.tokenizer import TokenizerConfig
 from mmjax.training import pretrained as imports
+from mmjax.training.load import LoadedRun
 from tests.cli.program import run_program
 from tests.models.plain_numpy import random_parameters
 
@@ -137,6 +141,105 @@ def test_hub_names_without_a_network(tmp_path):
     assert code == 2 and "nobody/nothing is not a folder here" in error and len(error.strip().splitlines()) == 1
     code, _, error = run_program("import", str(tmp_path / "absent"), str(tmp_path / "x"))
     assert code == 2 and "is not a folder" in error
+
+
+def test_hub_names(mmjax, outside, tmp_path, monkeypatch):
+    """Every verb that takes a folder takes the name of a model on a hub."""
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: asked.append(name) or str(outside))
+    code, said, error = mmjax("inspect", "someone/llama", "--json")
+    assert code == 0 and json.loads(said)["family"] == "llama", error
+    code, _, error = mmjax("export", "someone/llama", tmp_path / "out")
+    assert code == 0 and (tmp_path / "out" / "tokenizer.json").read_text() == "{}", error
+    code, _, error = mmjax("parity", "someone/llama")
+    assert code == 2 and "oracle.json is missing" in error
+    assert asked == ["someone/llama"] * 3
+
+
+@pytest.fixture
+def run_from(monkeypatch, tmp_path):
+    """Makes runs that have trained a model further: (name, the model, what the run began with, its tokenizer)."""
+    configs, runs = {}, {}
+
+    def find(path):
+        if path not in configs:
+            raise InputError("there is no run")
+        return path, None
+
+    monkeypatch.setattr(imports, "find_run", find)
+    monkeypatch.setattr(imports, "read_config", configs.__getitem__)
+    monkeypatch.setattr(imports, "usable_mesh", lambda config: None)
+    monkeypatch.setattr(imports, "load_run", lambda path, mesh: runs[path])
+
+    def make(name, found, begun, tokenizer):
+        workdir = tmp_path / name
+        configs[workdir] = types.SimpleNamespace(init_from=str(begun), tokenizer=tokenizer)
+        model, words = (
+            types.SimpleNamespace(config=found.config),
+            types.SimpleNamespace(special={"pad": 9, "bos": 10, "eos": 11}),
+        )
+        parameters = {path: np.asarray(leaf, np.float32) + 1 for path, leaf in found.parameters.items()}
+        runs[workdir] = LoadedRun(configs[workdir], model, words, parameters, 3, workdir)
+        return workdir, parameters
+
+    return make
+
+
+def test_a_model_trained_from_an_import_keeps_its_files(outside, tmp_path, run_from):
+    folder = tmp_path / "llama"
+    shutil.copytree(outside, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": 7, "max_position_embeddings": 99}))
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7, "top_p": 0.5}')
+    (folder / "preprocessor_config.json").write_text("[1]")
+    found = imports.import_checkpoint(folder, tmp_path / "in")
+    same = TokenizerConfig("tokenizer_json", str(folder / "tokenizer.json"))
+    first, _ = run_from("first", found, tmp_path / "in", same)
+    second, parameters = run_from("second", found, first, same)
+    export(imports.exportable(second), tmp_path / "out")
+    for name in ("tokenizer.json", "generation_config.json", "preprocessor_config.json"):
+        assert (tmp_path / "out" / name).read_text() == (folder / name).read_text()
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (written["eos_token_id"], written["max_position_embeddings"], written["dtype"]) == (7, 99, "float32")
+    again = load(tmp_path / "out")
+    assert again.config == found.config
+    assert all(np.array_equal(again.parameters[path], leaf) for path, leaf in parameters.items())
+
+    other, _ = run_from("other", found, first, TokenizerConfig())
+    export(imports.exportable(other), tmp_path / "words")
+    names = {path.name for path in (tmp_path / "words").iterdir()}
+    assert "preprocessor_config.json" in names and "tokenizer.json" not in names
+    written = json.loads((tmp_path / "words" / "generation_config.json").read_text())
+    assert written == {"_from_model_config": True, "bos_token_id": 10, "eos_token_id": 11, "pad_token_id": 9}
+
+    alone, _ = run_from("alone", found, tmp_path / "gone", same)
+    assert imports.exportable(alone).origin is None
+
+
+def test_a_padded_vocabulary(mmjax, outside, tmp_path, run_from):
+    """It splits evenly here, no added word is ever the likeliest, and what is given back has the words that it had."""
+    code, _, error = mmjax("import", outside, tmp_path / "in", "--pad-vocab-to", 24)
+    assert code == 0, error
+    found, alike = imports.load_imported(tmp_path / "in"), load(outside)
+    assert found.config.vocab_size == 48 and found.parameters["unembedding"].shape == (48, 16)
+    tokens = jnp.arange(9, dtype=jnp.int32)[None]
+    ones = jnp.ones_like(tokens)
+    logits, expected = (
+        one.model().apply(nested(one.parameters), tokens, tokens, ones).logits() for one in (found, alike)
+    )
+    np.testing.assert_allclose(logits[..., :32], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits[..., 32:], expected.mean(-1, keepdims=True).repeat(16, -1), rtol=1e-3, atol=1e-3)
+    assert int(logits.argmax(-1).max()) < 32
+    export(imports.exportable(tmp_path / "in"), tmp_path / "out")
+    before, after = tensors_of(outside), tensors_of(tmp_path / "out")
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before) and before.keys() == after.keys()
+    workdir, parameters = run_from("run", found, tmp_path / "in", TokenizerConfig())
+    export(imports.exportable(workdir), tmp_path / "trained")
+    again = load(tmp_path / "trained")
+    assert again.config.vocab_size == 32
+    assert np.array_equal(again.parameters["embedding"], parameters["embedding"][:32])
+    with pytest.raises(InputError, match="multiple of at least 1, not 0"):
+        imports.import_checkpoint(outside, tmp_path / "none", pad_vocab_to=0)
 
 
 def test_mixed_types_come_back_as_they_were(outside, tmp_path):

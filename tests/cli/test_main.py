@@ -33,7 +33,8 @@ def test_each_verb_explains_itself(verb, mmjax):
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: mmjax {verb} ")
     options = out.split("options:")[1]
-    for option in ("--help", "--debug", "--simulate-devices N", "--json"):
+    reports = () if verb == "chat" else ("--json",)  # a conversation is no report
+    for option in ("--help", "--debug", "--simulate-devices N", *reports):
         assert option in options
     described = out.split("\n\n")[1]
     assert described[0].isupper() and described.strip()
@@ -55,7 +56,7 @@ def test_without_a_verb_the_help_is_shown(mmjax):
         (["trian"], "there is no verb 'trian'; did you mean train? (mmjax --help explains)"),
         (
             ["zzz"],
-            "there is no verb 'zzz'; valid are: data, eval, export, generate, import, inspect, parity,",
+            "there is no verb 'zzz'; valid are: chat, data, eval, export, generate, import, inspect, parity,",
         ),
         (["--bogus"], "unrecognized arguments: --bogus (mmjax --help explains)"),
         (["train"], "the following arguments are required: --config, --workdir (mmjax train --help explains)"),

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmjax.evaluation.benchmarks.table import BENCHMARKS
 from tests.cli.program import run_program
+from tests.evaluation import made
 
 CONFIG = "configs/flamingo_digits.py:tiny"
 
@@ -16,7 +18,8 @@ CONFIG = "configs/flamingo_digits.py:tiny"
 def trained(tmp_path_factory):
     """(workdir, standard output, standard error) of a run of four steps by the installed program, on one device."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    code, out, err = run_program("train", "--config", CONFIG, "--workdir", workdir, "--json")
+    quickly = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    code, out, err = run_program("train", "--config", CONFIG, "--workdir", workdir, "--json", **quickly)
     assert code == 0, err
     return workdir, out, err
 
@@ -55,6 +58,23 @@ def test_other_data_than_the_run_has_read_are_refused(workdir, mmjax):
     code, out, err = mmjax("train", "--config", CONFIG, "--workdir", workdir, "--config.seed=1")
     assert (code, out) == (2, "")
     assert "error: the run in " in err and "read other data than this configuration describes" in err
+
+
+def test_what_a_run_has_read_is_listed_from_its_workdir(trained, mmjax, tmp_path):
+    workdir, _, _ = trained
+    (segment,) = json.loads((workdir / "stream.json").read_text())
+    assert segment["begun"] == {"step": 0, "rows": {}}
+    asked = ("data", "ids", "--config", CONFIG, "--steps", "1:4", "--json")
+    listed = mmjax(*asked, "--workdir", workdir)
+    assert listed == mmjax(*asked)
+    assert [json.loads(line)["step"] for line in listed[1].splitlines()] == [1, 2, 3]
+    position = json.loads((workdir / "checkpoints" / "4" / "manifest.json").read_text())["position"]
+    rows = {name: count for name, count in position.items() if name.startswith("rows/")}
+    assert position["step"] == 4 and sum(rows.values()) == 4 * segment["batch_size"]
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    code, _, err = mmjax(*asked, "--workdir", tmp_path)
+    assert code == 2 and "has no stream.json" in err
 
 
 @pytest.mark.parametrize("where", ["", "checkpoints", "checkpoints/2"])
@@ -101,14 +121,14 @@ def test_eval_writes_scores_and_prints_them(workdir, mmjax):
     assert code == 0 and err == f"evaluating {workdir} at step 4\n"
     rows = json.loads(out)
     assert rows == json.loads((workdir / "scores.json").read_text())
-    assert {(row["task"], row["shots"], row["images"]) for row in rows} == {
-        ("read_single", 0, "shown"),
-        ("read_single", 0, "blanked"),
-        ("bind_2way", 1, "shown"),
-        ("bind_2way", 1, "blanked"),
+    assert {(row["task"], row["shots"], row["selection"], row["control"]) for row in rows} == {
+        ("read_single", 0, "random", "none"),
+        ("read_single", 0, "random", "blanked"),
+        ("bind_2way", 1, "balanced", "none"),
+        ("bind_2way", 1, "balanced", "blanked"),
     }
     for row in rows:
-        assert row["selection"] == "random" and row["seeds"] == 2 and row["n"] == 8
+        assert row["seeds"] == 2 and row["n"] == 8
         assert 0 <= row["low"] <= row["score"] <= row["high"] <= 1
     assert len((workdir / "predictions.jsonl").read_text().splitlines()) == 32
     code, out, _ = mmjax("eval", "--checkpoint", workdir, *options)
@@ -124,10 +144,46 @@ def test_eval_writes_scores_and_prints_them(workdir, mmjax):
     assert code == 0 and "next:       mmjax generate --checkpoint" in out and "95% interval" in out
 
 
+def test_eval_asks_a_benchmark_and_compares_itself(trained, tmp_path, mmjax, monkeypatch):
+    monkeypatch.setitem(BENCHMARKS, "made_vqa", made.WRITTEN)
+    data, out = made.write_files(tmp_path / "data", test=4, train=4), tmp_path / "out"
+    asked = (
+        "--task",
+        "made_vqa",
+        "--data",
+        data,
+        "--shots",
+        "1",
+        "--selection",
+        "rices",
+        "--controls",
+        "",
+        "--out",
+        out,
+    )
+    code, shown, err = mmjax("eval", "--checkpoint", trained[0], *asked, "--json")
+    assert code == 0, err
+    [row] = json.loads(shown)
+    assert (row["task"], row["selection"], row["n"], row["seeds"]) == ("made_vqa", "rices", 4, 1)
+    assert row["official"] == {"accuracy": pytest.approx(100 * row["score"])}
+    predictions = (out / "predictions.jsonl").read_bytes()
+    assert predictions.count(b"\n") == 4 and (out / "results" / "made_vqa-1-rices-none-0" / "results.json").is_file()
+    assert "Worst predictions" in (out / "evaluation.html").read_text()
+    assert len(list((data / ".mmjax").glob("features-*.npy"))) == 2
+    code, shown, _ = mmjax("eval", "--compare", out, out / "predictions.jsonl")
+    assert code == 0 and "made_vqa, 1 shots, rices, none" in shown and "p 1.0000" in shown
+    about = json.loads((out / "evaluation.json").read_text())
+    assert len(about["weights"]) == 24 and about["options"]["shots"] == [1]
+
+
 def test_eval_lists_its_tasks(trained, mmjax):
     code, out, err = mmjax("eval", "--checkpoint", trained[0], "--list")
-    assert (code, err) == (0, "") and {"read_single", "bind_2way", "bind_2way_heldout"} <= set(out.split())
-    assert sorted(out.split()) == json.loads(mmjax("eval", "--checkpoint", trained[0], "--list", "--json")[1])
+    names = [line.split()[0] for line in out.splitlines()]
+    assert (code, err) == (0, "") and {"read_single", "bind_2way", "bind_2way_heldout", "vqav2"} <= set(names)
+    listed = json.loads(mmjax("eval", "--checkpoint", trained[0], "--list", "--json")[1])
+    assert names == [*listed["digits"], *listed["benchmarks"]]
+    assert "v2_OpenEnded_mscoco_val2014_questions.json" in listed["benchmarks"]["vqav2"]
+    assert json.loads(mmjax("eval", "--list", "--json")[1]) == {**listed, "digits": []}
 
 
 def test_generate(trained, picture, mmjax):
@@ -172,10 +228,12 @@ def test_prompts_that_cannot_be_continued(arguments, message, trained, picture, 
     ("arguments", "message"),
     [
         (["--tasks", "bind_2wya"], "there is no task 'bind_2wya'; did you mean bind_2way?"),
-        (["--controls", "blnked"], "--controls must be blanked, shuffled or both, not 'blnked'"),
+        (["--controls", "blnked"], "there is no control 'blnked'; did you mean blanked?"),
         (["--shots", "1,x"], "--shots must be whole numbers with commas between, such as 0,1,2,4, not '1,x'"),
         (["--seeds", "0"], "--seeds must be 1 or more, not 0"),
         (["--queries", "0"], "--queries must be 1 or more, not 0"),
+        (["--tasks", "vqav2"], "vqav2 reads v2_OpenEnded_mscoco_val2014_questions.json"),
+        (["--model", "DIR"], "give what to evaluate: --checkpoint PATH of a run, or --model DIR"),
     ],
 )
 def test_evaluations_that_cannot_be_made(arguments, message, trained, refused):

@@ -152,3 +152,44 @@ def test_to_tree_is_plain_and_builds_the_same_again():
     assert tree["by_name"] == {"left": {"spokes": 3, "radius": 0.5}} and tree["back"] is None
     del tree["length"]  # no setting: it follows from the others
     assert build(Cart, tree) == cart
+
+
+@dataclasses.dataclass(frozen=True)
+class Sail:
+    area: float
+    kind: Literal["sail"] = "sail"
+
+
+@dataclasses.dataclass(frozen=True)
+class Oars:
+    count: int = 2
+    kind: Literal["oars"] = "oars"
+
+
+@dataclasses.dataclass(frozen=True)
+class Barge:
+    drive: Sail | Oars
+    part: Wheel | Cart | None = None
+
+
+def test_one_of_several_groups_is_meant_by_its_kind_or_its_settings():
+    assert build(Barge, {"drive": {"kind": "oars"}}).drive == Oars()
+    assert build(Barge, {"drive": {"area": 3}}).drive == Sail(3.0)
+    assert build(Barge, {"drive": {"count": 4}, "part": {"name": "x", "front": {"spokes": 1}}}).part.name == "x"
+    whole = build(Barge, {"drive": {"kind": "sail", "area": 1.0}, "part": {"spokes": 3}})
+    assert build(Barge, to_tree(whole)) == whole
+
+
+@pytest.mark.parametrize(
+    ("drive", "message"),
+    [
+        ({"kind": "oar"}, "config.drive.kind 'oar' is not one; did you mean oars?"),
+        ({"kind": "oars", "area": 1.0}, "config.drive.area is not a setting"),
+        ({"count": "two"}, "config.drive.count must be a whole number, not 'two'"),
+        (3, "config.drive must be a group of settings (Sail), not 3"),
+    ],
+)
+def test_what_is_wrong_in_one_of_several_groups(drive, message):
+    with pytest.raises(ConfigError) as error:
+        build(Barge, {"drive": drive})
+    assert message in str(error.value)

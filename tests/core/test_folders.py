@@ -1,9 +1,11 @@
-"""Folders that appear whole or not at all."""
+"""Paths that users give, and folders that appear whole or not at all."""
+
+from pathlib import Path
 
 import pytest
 
 from mmjax.core.errors import InputError
-from mmjax.core.folders import new_folder
+from mmjax.core.folders import check_new, local_path, new_folder
 
 
 def test_it_appears_when_all_is_written(tmp_path):
@@ -34,3 +36,15 @@ def test_what_is_there_is_left_alone(tmp_path, kind):
     with pytest.raises(InputError, match="is there already, and not empty"), new_folder(tmp_path / "out"):
         raise AssertionError
     assert there.read_text() == "kept"
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/run", "gs://bucket", "s3://bucket/a/b"])
+def test_an_address_is_refused_with_the_way_to_mount_it(address):
+    for read in (local_path, check_new):
+        with pytest.raises(InputError, match=f"{address} is an address.*mount the bucket"):
+            read(address)
+
+
+def test_a_home_folder_is_spelled_out_and_other_paths_stay_as_they_are():
+    assert local_path("~/runs") == Path.home() / "runs"
+    assert local_path("runs/a:b") == Path("runs/a:b")

@@ -18,8 +18,8 @@ from mmjax.data.digits import (
     SceneConfig,
 )
 from mmjax.data.episode import answer_segment, prompt_segments, training_segments
+from mmjax.data.lengths import measure
 from mmjax.data.scans import Scans, ScansConfig
-from mmjax.data.source import measure
 from mmjax.text.prompt import tokenize
 from mmjax.text.tokenizer import ByteTokenizer
 
@@ -101,7 +101,7 @@ def test_pictures_are_pictures(source, config):
 @pytest.mark.parametrize(("source", "config"), KINDS)
 def test_lengths_are_exact(source, config):
     one = make(source, config(count=60))
-    lengths = measure(one, TOKENIZER)
+    lengths = measure(one, TOKENIZER).lengths
     for index in range(60):
         made = tokenize(one.load(index, 2).segments, TOKENIZER)
         assert (len(made.tokens), made.images) == (lengths.tokens[index], lengths.images[index])

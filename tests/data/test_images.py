@@ -6,10 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mmjax.core.errors import DataError
-from mmjax.data.images import load_image
+from mmjax.data.images import load_image, open_jpeg
 
 
 def encode(image, kind="PNG", **settings):
@@ -109,6 +109,71 @@ def test_large_jpegs_are_decoded_smaller_and_look_the_same():
     assert np.abs(load_image(data, size=50, fit="stretch").astype(int) - whole).mean() < 2
 
 
+@pytest.mark.parametrize("size", [(224, 224), (225, 224), (450, 451), (640, 480), (481, 643), (1001, 333), (97, 31)])
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpegs_are_close_to_what_pillow_makes_of_them(size, fit, mode):
+    smooth = noise(*(max(2, side // 60) for side in size)).resize(size, Image.Resampling.BICUBIC).convert(mode)
+    data = encode(smooth, "JPEG", quality=90)
+    decoded = Image.open(io.BytesIO(data)).convert("RGB")
+    ways = {"crop": ImageOps.fit, "pad": ImageOps.pad, "stretch": Image.Image.resize}
+    expected = np.asarray(ways[fit](decoded, (96, 96), Image.Resampling.BICUBIC), np.int64)
+    picture = load_image(data, size=96, fit=fit)
+    assert picture.flags["C_CONTIGUOUS"]
+    assert np.abs(picture - expected).mean() < 3.0  # of noise, where a shift by a quarter of a pixel is worth 2
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_every_orientation_is_undone(turn, kind):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    scene = noise(8, 5).resize((96, 60), Image.Resampling.BICUBIC)
+    stored = encode(scene, kind, exif=exif, **({"quality": 97} if kind == "JPEG" else {}))
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(stored))).convert("RGB")
+    expected = np.asarray(ImageOps.pad(upright, (48, 48), Image.Resampling.BICUBIC), np.int64)
+    assert np.abs(load_image(stored, size=48, fit="pad") - expected).mean() < 2.5
+
+
+def test_an_orientation_that_stands_in_xmp_alone_is_undone():
+    body = b"http://ns.adobe.com/xap/1.0/\0" + b'<x tiff:Orientation="6"/>'
+    plain = encode(halves(40, 40), "JPEG", quality=97)
+    marked = plain[:2] + b"\xff\xff\xe1" + struct.pack(">H", len(body) + 2) + body + plain[2:]
+    expected = np.asarray(halves(40, 40).rotate(-90), np.int64)
+    assert np.abs(load_image(marked, size=40) - expected).mean() < 4
+
+
+@pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
+def test_a_jpeg_cut_anywhere_is_truncated_and_nothing_grey_passes(settings):
+    data = encode(noise(64, 48), "JPEG", quality=80, **settings)
+    begin = data.index(b"\xff\xda")
+    for place in [len(data) - 1, len(data) - 2, len(data) - 3, *range(begin + 16, len(data) - 3, 101)]:
+        assert kind_of(data[:place]) == "truncated", place
+        if place < len(data) - 4:  # an end put back makes it no better
+            assert kind_of(data[:place] + b"\xff\xd9") in ("truncated", "corrupt"), place
+
+
+def test_a_jpeg_that_libjpeg_only_warns_about_is_corrupt():
+    data = bytearray(encode(noise(64, 48), "JPEG"))
+    data[len(data) // 2 : len(data) // 2 + 2] = b"\x13\x37"
+    Image.open(io.BytesIO(data)).load()  # Pillow lets it through
+    assert kind_of(bytes(data)) == "corrupt"
+
+
+def test_a_cmyk_jpeg_is_read_by_pillow():
+    data = encode(Image.new("CMYK", (20, 30), (0, 255, 255, 0)), "JPEG")
+    assert np.abs(load_image(data, size=16).astype(int) - [255, 0, 0]).max() < 8
+    assert kind_of(data[: len(data) // 2]) == "truncated"
+
+
+@pytest.mark.parametrize(("side", "decoded"), [(1000, 125), (999, 250), (501, 125), (250, 125), (249, 249)])
+def test_jpegs_are_decoded_at_the_nearest_larger_scale(side, decoded):
+    data = encode(Image.new("RGB", (side, 2 * side)), "JPEG")
+    read = open_jpeg(data).decoded(126, 125)
+    assert read.pixels.shape == (2 * decoded, decoded, 3)
+    assert (read.height, read.width) == (2 * side, side)
+
+
 def test_an_animation_shows_its_first_frame():
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -169,3 +234,39 @@ def test_the_limit_on_pixels_is_the_callers():
     data = encode(noise(30, 20))
     assert kind_of(data, max_pixels=599) == "too_large"
     assert load_image(data, size=8, max_pixels=600).shape == (8, 8, 3)
+
+
+def test_pictures_that_are_too_small_are_refused_where_asked():
+    for width, height in ((1, 1), (1, 500), (500, 1)):
+        data = encode(Image.new("RGB", (width, height)))
+        assert load_image(data, size=8).shape == (8, 8, 3)
+        assert kind_of(data, min_side=2) == "too_small"
+    assert load_image(encode(Image.new("RGB", (2, 2))), size=8, min_side=2).shape == (8, 8, 3)
+
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+
+@pytest.mark.filterwarnings("ignore")  # of Pillow, about what it passes over
+@pytest.mark.parametrize("kind", FORMATS)
+def test_damage_is_named_whatever_it_is(kind):
+    """Cut, overwritten or with bytes put in at random places: a picture, or a DataError, and nothing else."""
+    random = np.random.default_rng(FORMATS.index(kind))
+    whole = encode(noise(31, 24), kind)
+    broken = 0
+    for trial in range(60):
+        data = bytearray(whole)
+        if trial % 3 == 0:
+            data = data[: random.integers(0, len(data))]
+        elif trial % 3 == 1:
+            for _ in range(random.integers(1, 5)):
+                data[random.integers(0, min(len(data), 200))] = random.integers(0, 256)
+        else:
+            place = random.integers(0, len(data))
+            data[place:place] = random.bytes(random.integers(1, 30))
+        try:
+            assert load_image(bytes(data), size=16).shape == (16, 16, 3)
+        except DataError as error:
+            assert error.kind in ("truncated", "corrupt", "not_an_image", "too_large")
+            broken += 1
+    assert broken >= 10

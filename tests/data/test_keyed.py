@@ -67,3 +67,10 @@ def test_samples_and_shuffles_are_even():
         orders["sampled", *dice.sample((0, 1, 2), 2)] += 1
     assert len(orders) == 12
     assert all(abs(count - 1000) < 160 for count in orders.values())
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 64, 1000, 10**9 + 7])
+def test_many_places_of_a_permutation_at_once(count):
+    permutation = KeyedPermutation(key_of("many"), count)
+    numbers = np.unique(np.linspace(0, count - 1, 500).astype(np.int64))
+    assert permutation.many(numbers).tolist() == [permutation(number) for number in numbers.tolist()]

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmjax.data.config import DataConfig, SourceEntry
 from mmjax.data.show import render_rows, summarise
-from mmjax.data.stream import BatchStream, DataConfig, SourceEntry
+from mmjax.data.stream import BatchStream
 from mmjax.text.tokenizer import ByteTokenizer
+from tests.data.sources.made import COUNT, jsonl
 
 TOKENIZER = ByteTokenizer()
 
@@ -93,3 +95,20 @@ def test_the_summary_counts_each_data_set(shown):
     used = np.concatenate([batch.segment_ids[batch.dataset_ids == 1] > 0 for batch in scenes])
     assert table["scene"]["tokens"] == pytest.approx(used.mean())
     assert table["bind"]["examples"] == sum(r.count("+") + 1 for i in items for r in i.ids if r.startswith("bind"))
+
+
+def test_media_of_several_frames(tmp_path):
+    """The tiles of a picture stand side by side, and a place counts once, however many frames are in it."""
+    options = jsonl(tmp_path) | {"tiles": 2}
+    for number in range(COUNT):
+        Image.new("RGB", (240, 120), "red").save(tmp_path / f"{number}.jpg")
+    sources = {"mine": SourceEntry("jsonl", options=options)}
+    config = DataConfig(sources, length=64, images=4, frames=3, image_size=96)
+    items = [BatchStream(config, TOKENIZER, batch_size=2, seed=0, workers=0).read(0)]
+    render_rows(items, TOKENIZER, tmp_path / "rows.html", dataset_names=["mine"])
+    text = (tmp_path / "rows.html").read_text(encoding="utf-8")
+    media = text.count("<figure")
+    assert len(Page(text).pictures) == items[0].batch.image_mask.sum() == 3 * media > 0
+    (line,) = summarise(items, ["mine"])
+    assert line["pictures"] == media / 8
+    assert "width: 96px" in text and "pixelated" not in text

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.decoding.cached import extend, prefill
-from mmjax.decoding.logits import logits
+from mmjax.decoding.flamingo import make_writer, open_rows
 from mmjax.decoding.pictures import PictureTable, encode_pictures, gather
 from mmjax.decoding.rows import pad_rows, tokenize_prompt
+from mmjax.decoding.writer import begin, go_on
 from tests.decoding.tiny_models import (
     LONGEST,
     LetterTokenizer,
@@ -30,15 +30,15 @@ DECODERS = {
 
 @functools.partial(jax.jit, static_argnames=("model",))
 def read_prompts(model, params, rows, media):
-    first = prefill(model, params, rows, media, spare=5)
-    return logits(first.hidden, first.output.unembedding, first.output.logits_softcap), first.output.cache
+    first = begin(make_writer(model, media), params, open_rows(rows, media), spare=5)
+    return first.logits()[:, 0], first.cache
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
 def read_more(model, params, rows, media, cache, tokens, step):
     present = jnp.broadcast_to(rows.lengths[:, None] > 0, tokens.shape)
-    output = extend(model, params, cache, media.segments, tokens, present, rows.lengths + step, rows.last_media)
-    return logits(output.hidden, output.unembedding, output.logits_softcap), output.cache
+    output = go_on(make_writer(model, media), params, cache, open_rows(rows, media), tokens, present, step)
+    return output.logits(), output.cache
 
 
 @pytest.mark.parametrize("settings", DECODERS.values(), ids=DECODERS)

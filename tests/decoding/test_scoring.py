@@ -91,8 +91,8 @@ def test_a_prompt_is_read_once_however_many_answers_it_has(params, monkeypatch):
 
         monkeypatch.setattr(scoring, name, watched)
 
-    watch("prefill", read)
-    watch("extend", more)
+    watch("begin", read)
+    watch("go_on", more)
     jax.clear_caches()
     score(params, PROMPTS[:1], [[Text(letter) for letter in "abcde"]])
     jax.effects_barrier()

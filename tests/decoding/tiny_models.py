@@ -34,6 +34,7 @@ class LetterTokenizer:
     def __init__(self, ends: str = ""):
         self.special = {"pad": 0, "bos": 1, "eos": 2, "image": 3, "end_of_chunk": 4}
         self.vocab_size = 5 + len(string.ascii_lowercase)
+        self.byte_pieces = frozenset()
         if ends:
             self.special["end_of_chunk"] = self.encode(ends)[0]
 

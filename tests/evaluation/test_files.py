@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from mmjax.core.errors import InputError
+from mmjax.data.config import DataConfig, SourceEntry
 from mmjax.data.episode import prompt_segments
-from mmjax.data.stream import DataConfig, SourceEntry
 from mmjax.decoding.prompt import Prompt, open_picture
 from mmjax.decoding.rows import tokenize_prompt
 from mmjax.evaluation.files import score_table, write_samples, write_scores
-from mmjax.evaluation.harness import Evaluation
 from mmjax.evaluation.tasks import Task, digit_tasks
 from mmjax.text.tokenizer import ByteTokenizer
 
@@ -22,7 +21,7 @@ ROW = {
     "task": "bind_2way",
     "shots": 4,
     "selection": "random",
-    "images": "shown",
+    "control": "none",
     "score": 0.9751,
     "low": 0.96,
     "high": 1.0,
@@ -32,25 +31,23 @@ ROW = {
 }
 
 
-def test_scores_and_predictions_are_written_whole_or_not_at_all(tmp_path):
+def test_scores_are_written_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "run"
-    predictions = [{"answer": "dax", "candidates": {"dax": -1.5}}, {"answer": "é", "candidates": None}]
-    assert write_scores(folder, Evaluation([ROW], predictions)) == folder / "scores.json"
+    assert write_scores(folder, [ROW]) == folder / "scores.json"
     assert json.loads((folder / "scores.json").read_text("utf-8")) == [ROW]
-    lines = (folder / "predictions.jsonl").read_text("utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == predictions
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(TypeError):
-        write_scores(folder, Evaluation([ROW], [*predictions, {"answer": object()}]))
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        write_scores(folder, [{**ROW, "n": object()}])
+    assert json.loads((folder / "scores.json").read_text("utf-8")) == [ROW]
 
 
 def test_the_table_lines_up():
-    table = score_table([ROW, {**ROW, "task": "read_single", "shots": 0, "images": "blanked", "score": 0.1}])
-    heading, rule, first, second = table.splitlines()
-    assert heading.split() == ["task", "shots", "images", "score", "95%", "interval", "answers", "chance"]
-    assert first.split() == ["bind_2way", "4", "shown", "97.5", "96.0", "to", "100.0", "1077", "50.0"]
-    assert second.split()[:4] == ["read_single", "0", "blanked", "10.0"]
+    without = {**ROW, "task": "hateful_memes", "shots": 0, "low": None, "high": None, "chance": None}
+    table = score_table([ROW, {**ROW, "task": "read_single", "control": "blanked", "score": 0.1}, without])
+    heading, rule, first, second, third = table.splitlines()
+    assert heading.split() == ["task", "shots", "picked", "control", "score", "95%", "interval", "answers", "chance"]
+    assert first.split() == ["bind_2way", "4", "random", "none", "97.5", "96.0", "to", "100.0", "1077", "50.0"]
+    assert second.split()[:5] == ["read_single", "4", "random", "blanked", "10.0"]
+    assert third.split() == ["hateful_memes", "0", "random", "none", "97.5", "-", "1077", "-"]
     assert len(heading) == len(rule) == len(first) == len(second)
 
 

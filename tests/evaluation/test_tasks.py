@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mmjax.core.errors import ConfigError, InputError
+from mmjax.data.config import DataConfig, SourceEntry
 from mmjax.data.digits import DigitsRead, ReadConfig
 from mmjax.data.episode import prompt_segments
 from mmjax.data.scans import Scans, ScansConfig
-from mmjax.data.stream import DataConfig, SourceEntry
 from mmjax.decoding.prompt import as_text
 from mmjax.evaluation.tasks import choose_tasks, digit_tasks
 

@@ -78,10 +78,21 @@ class Snapshots:
             return
         with self.lock:
             self.busy.copying = True
-            copy = self.target / str(len(self.taken))
+            try:
+                copy = self.target / str(len(self.taken))
+                while not self._copied(copy):
+                    shutil.rmtree(copy)
+                self.taken.append((f"{event} {arguments[0]}", copy))
+            finally:
+                self.busy.copying = False
+
+    def _copied(self, copy):
+        """Whether the copy is whole: tensorstore's threads rename files meanwhile, which no audit hook can hold up."""
+        try:
             shutil.copytree(self.directory, copy)
-            self.taken.append((f"{event} {arguments[0]}", copy))
-            self.busy.copying = False
+        except shutil.Error:
+            return False
+        return True
 
     def end(self):
         self.directory = None  # an audit hook cannot be taken away

@@ -12,6 +12,7 @@ import pytest
 
 from mmjax.checkpoints.folder import list_complete_steps
 from mmjax.checkpoints.inspect import inspect
+from tests.cli.program import quick_surroundings
 
 COMMAND = [sys.executable, "-m", "mmjax", "train", "--config", "configs/flamingo_digits.py:tiny"]
 SETTINGS = ["compute_dtype=float32", "checkpoint.every_steps=3", "log_every_steps=10"]
@@ -19,19 +20,12 @@ SETTINGS = ["compute_dtype=float32", "checkpoint.every_steps=3", "log_every_step
 
 def start(workdir, steps):
     settings = [f"--config.{setting}" for setting in [*SETTINGS, f"total_steps={steps}"]]
-    # One device, and programs kept from one start to the next, as they are for a user.
-    surroundings = {
-        **os.environ,
-        "XLA_FLAGS": "",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XDG_CACHE_HOME": str(workdir.parent / "cache"),
-    }
     return subprocess.Popen(
         [*COMMAND, "--workdir", str(workdir), *settings],
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=surroundings,
+        env=quick_surroundings(workdir.parent / "cache"),
     )
 
 
@@ -58,8 +52,10 @@ def interrupt_somewhere(workdir, steps, number, dice, sent):
         time.sleep(0.0005)
     time.sleep(dice.random() * 0.05 if number % 2 == 0 else 0.0)
     process.send_signal(sent)
-    _, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == (0 if sent == signal.SIGTERM else -sent), err
+    if sent == signal.SIGTERM:
+        assert f"stopped by SIGTERM at step {max(list_complete_steps(checkpoints))}, which is saved" in out
 
 
 def losses(workdir):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +50,26 @@ OUTER = {
     "latents": 3,
     "media_token_id": 21,
     "eoc_token_id": 22,
+}
+
+
+CLIP = {
+    "projection_dim": 7,
+    "vision_config": {
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "image_size": 8,
+        "patch_size": 4,
+    },
+    "text_config": {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "vocab_size": 9,
+    },
 }
 
 
@@ -151,29 +173,50 @@ def test_what_does_not_fit_is_listed(whole, tmp_path):
         assemble(trained, {"decoder": root / "clip"}, tmp_path / "none")
 
 
+def test_files_of_the_parts(whole, tmp_path):
+    """Words as the language model has them, pictures as its tower has; what was published with the rest holds over."""
+    root, _ = whole
+    trained = write(tmp_path / "trained", load_file(root / "trained" / "model.safetensors"), OUTER)
+    for name, folder in (("language", root / "language"), ("clip", root / "clip")):
+        (folder / "tokenizer.json").write_text(json.dumps({"of": name}))
+    (root / "clip" / "processor_config.json").write_text(json.dumps({"image_processor": {"of": "clip"}}))
+    (trained / "generation_config.json").write_text('{"eos_token_id": 22}')
+    config = {**OUTER, "vision_cfg": {"final_ln_after_pool": True}}
+    (trained / "config.json").write_text(json.dumps(config))
+    assemble(trained, {"decoder": root / "language", "vision": root / "clip"}, tmp_path / "made")
+    said = {path.name: json.loads(path.read_text()) for path in (tmp_path / "made").glob("*.json")}
+    assert said["tokenizer.json"] == {"of": "language"} and said["preprocessor_config.json"] == {"of": "clip"}
+    assert said["generation_config.json"] == {"eos_token_id": 22} and "processor_config.json" not in said
+
+
+def test_weights_as_they_are_published(whole, tmp_path, torch):
+    """The script of the guide turns a checkpoint.pt into a folder that is taken in."""
+    root, tensors = whole
+    trained = load_file(root / "trained" / "model.safetensors")
+    folder = tmp_path / "published"
+    folder.mkdir()
+    torch.save(
+        {"model_state_dict": {f"module.{name}": torch.tensor(t) for name, t in trained.items()}},
+        folder / "checkpoint.pt",
+    )
+    (folder / "config.json").write_text(json.dumps(OUTER))
+    with pytest.raises(InputError, match=r"torch\.load\('checkpoint\.pt', weights_only=True\).*docs/weights\.md"):
+        load(folder)
+    guide = (Path(__file__).parents[2] / "docs" / "weights.md").read_text()
+    [script] = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    exec(script.replace("OpenFlamingo-9B-vitl-mpt7b", str(folder)), {})
+    made = load_file(folder / "model.safetensors")
+    assert made.keys() == trained.keys() and all(np.array_equal(made[name], trained[name]) for name in made)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "open_flamingo" and config.keys() == {*OUTER, "vision_cfg"}
+    (folder / "config.json").write_text(json.dumps({**config, **OUTER}))
+    assemble(folder, {"decoder": root / "language", "vision": root / "clip"}, tmp_path / "again")
+    assert load_file(tmp_path / "again" / "model.safetensors").keys() == tensors.keys()
+
+
 def test_a_tower_within_a_pair(tmp_path):
     """The picture tower of a whole CLIP serves; its text tower and its projections are not needed."""
-    pair = random_pretrained(
-        FAMILIES["clip"],
-        {
-            "projection_dim": 7,
-            "vision_config": {
-                "hidden_size": 12,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "intermediate_size": 48,
-                "image_size": 8,
-                "patch_size": 4,
-            },
-            "text_config": {
-                "hidden_size": 8,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "intermediate_size": 8,
-                "vocab_size": 9,
-            },
-        },
-    )
+    pair = random_pretrained(FAMILIES["clip"], CLIP)
     export(pair, tmp_path / "clip")
     outside = {**OUTER, "vision_cfg": VISION, "lang": LANGUAGE["mpt"]}
     export(random_pretrained(FAMILIES["open_flamingo"], outside), tmp_path / "whole")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 
 import jax
@@ -14,12 +15,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mmjax.core.errors import CheckpointError, InputError
+from mmjax.interop.configs import read_config
 from mmjax.interop.engine import Pretrained, export, inspect, load
 from mmjax.interop.families import FAMILIES
 from mmjax.interop.layout import lay_out
 from mmjax.models.decoders.config import DecoderConfig
 from mmjax.models.encoders.vit import ViTConfig
 from mmjax.parallel.mesh import MeshConfig, make_mesh
+from tests.interop.published_sizes import PUBLISHED
 from tests.models.plain_numpy import random_parameters
 
 CONFIG = DecoderConfig(32, 16, 5, 4, 4, 24, kv_heads=2, tied_embeddings=False, windows=(3, None), norm_offset=1.0,
@@ -190,9 +193,53 @@ def test_files_that_go_along(folder, tmp_path):
     assert (tmp_path / "out" / "tokenizer.json").read_text() == '{"version": "1.0"}'
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "config.json",
+        "generation_config.json",
         "model.safetensors",
         "tokenizer.json",
     ]
+
+
+def test_tokens_of_generation(pretrained, folder, tmp_path):
+    """Those that config.json names, and those of a tokenizer that the model was trained with here."""
+    assert json.loads((folder / "generation_config.json").read_text()) == {"_from_model_config": True}
+    edit_config(folder, eos_token_id=[7, 8], pad_token_id=0)
+    (folder / "generation_config.json").unlink()
+    export(load(folder), tmp_path / "named")
+    written = json.loads((tmp_path / "named" / "generation_config.json").read_text())
+    assert written == {"_from_model_config": True, "eos_token_id": [7, 8], "pad_token_id": 0}
+    export(dataclasses.replace(pretrained, token_ids={"eos_token_id": 5}), tmp_path / "trained")
+    for name in ("generation_config.json", "config.json"):
+        assert json.loads((tmp_path / "trained" / name).read_text())["eos_token_id"] == 5
+
+
+def test_a_full_size_folder_that_does_not_fit_is_told_in_less_than_a_second(tmp_path):
+    """Of processor time, the least of three: others may have the processors, and their caches, meanwhile.
+
+    The file has no contents, only a length.
+    """
+    published = PUBLISHED["llava-1.5-7b"]
+    family = FAMILIES["llava"].resolve(published.config)
+    entries = lay_out(family, read_config(family, published.config), family.spellings[0]).entries
+    jax.clear_caches()
+    shapes = {name: list(entry.shape) for name, entry in entries.items()}
+    shapes["language_model.model.layers.17.mlp.up_proj.weight"][0] += 1
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    (tmp_path / "config.json").write_text(json.dumps(published.config))
+    taken = []
+    for _ in range(3):
+        jax.clear_caches()
+        start = time.process_time()
+        with pytest.raises(CheckpointError, match=r"wrong shape: language_model\.model\.layers\.17") as caught:
+            load(tmp_path)
+        taken.append(time.process_time() - start)
+    assert min(taken) < 1 and len(str(caught.value).splitlines()) == 2
 
 
 def test_an_import_that_was_changed_here_is_written_as_it_is_now(folder, tmp_path):

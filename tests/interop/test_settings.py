@@ -159,7 +159,7 @@ def test_published_configs_are_our_rows(name):
 
 
 FAMILY_OF = {
-    "llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma-2b": "gemma", "gemma-7b": "gemma",
+    "llama": "llama", "vicuna": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma-2b": "gemma", "gemma-7b": "gemma",
     "gemma-2-": "gemma2", "gemma-3": "gemma3_text", "mistral": "mistral", "gpt2": "gpt2", "pythia": "gpt_neox",
     "gpt-neox": "gpt_neox", "opt": "opt", "mpt": "mpt", "Ti": "vit", "S/": "vit", "B/": "vit", "L/": "vit", "H/": "vit",
     "CLIP": "clip_vision_model", "SigLIP": "siglip_vision_model", "So400m": "siglip_vision_model", "DINOv2": "dinov2",

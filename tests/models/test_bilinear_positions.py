@@ -23,9 +23,8 @@ def present(sizes, rows, columns):
 
 
 @pytest.mark.parametrize("side", [1, 4, 16])
-def test_equals_torch(side):
+def test_equals_torch(side, torch):
     """Smaller and larger pictures than the table is for, each with padding; the padding has the first position."""
-    torch = pytest.importorskip("torch")
     table, grid = tables(side), present(SIZES, 10, 9)
     found = np.asarray(bilinear_positions(jnp.asarray(table), jnp.asarray(grid))).reshape(len(SIZES), 10, 9, 5)
     channels = torch.tensor(table).reshape(1, side, side, 5).permute(0, 3, 1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -10,13 +11,16 @@ import pytest
 
 from mmjax.core.batch import Batch
 from mmjax.core.paths import part_of
+from mmjax.interop.configs import read_config
+from mmjax.interop.families import FAMILIES as INTEROP
 from mmjax.models.decoders.decoder import Decoder
 from mmjax.models.decoders.sizes import SIZES as DECODERS
 from mmjax.models.encoders.sizes import SIZES as ENCODERS
 from mmjax.models.encoders.vit import ViT
-from mmjax.models.flamingo import PARTS, Flamingo
-from mmjax.models.sizes import FLAMINGO
+from mmjax.models.flamingo import PARTS, Flamingo, FlamingoConfig
+from mmjax.models.sizes import FLAMINGO, INLINE, TWO_TOWER
 from mmjax.parallel.sharding import abstract_parameters
+from tests.interop.published_sizes import PUBLISHED
 
 # As the model cards and checkpoints on the Hugging Face hub count them. Gemma-3 without its picture tower (416,866,032)
 # and projector; pictures without classifiers.
@@ -55,6 +59,9 @@ DECODER_PARAMETERS = {
     "opt-6.7b": 6_658_473_984,
     "mpt-1b": 24 * (12 * 2048**2 + 4 * 2048) + (50_432 + 1) * 2048,  # from its config: two norms and two q/k norms
     "mpt-7b": 6_649_286_656,
+    "llama-7b": 6_738_415_616,
+    "llama-65b": 65_285_660_672,
+    "vicuna-7b": 6_738_415_616,
 }
 ENCODER_PARAMETERS = {
     "Ti/16": 5_524_416,
@@ -106,12 +113,8 @@ def test_encoders(name):
     assert count(shapes) == ENCODER_PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", FLAMINGO)
-def test_flamingo_parts(name):
-    """Each within 5% of the paper."""
-    config = FLAMINGO[name]
-    side = config.vision.image_size
-    batch = Batch(
+def abstract_row(side):
+    return Batch(
         *[integers(1, 2)] * 4,
         loss_weights=jax.ShapeDtypeStruct((1, 2), jnp.float32),
         media_index=integers(1, 2),
@@ -119,6 +122,13 @@ def test_flamingo_parts(name):
         image_mask=jax.ShapeDtypeStruct((1, 1), jnp.bool_),
         dataset_ids=integers(1),
     )
+
+
+@pytest.mark.parametrize("name", FLAMINGO_PARTS)
+def test_flamingo_parts(name):
+    """Each within 5% of the paper."""
+    config = FLAMINGO[name]
+    batch = abstract_row(config.vision.image_size)
     shapes, axes = abstract_parameters(Flamingo(config).init, jax.random.key(0), batch)
     assert all(len(axes[path]) == len(shape.shape) for path, shape in shapes.items())
     parts: dict[str, float] = {}
@@ -131,3 +141,44 @@ def test_flamingo_parts(name):
     blocks = {"flamingo-3b": 24, "flamingo-9b": 10, "flamingo-80b": 12}[name]
     gates = [shape for path, shape in shapes.items() if path.endswith("attention_gate")]
     assert sum(shape.shape[0] if shape.shape else 1 for shape in gates) == blocks
+
+
+# Our sizes and the published models whose configs they are.
+PUBLISHED_AS = {
+    "clip-l/14": (TWO_TOWER, "clip-vit-large-patch14"),
+    "siglip-so400m/14-384": (TWO_TOWER, "siglip-so400m-patch14-384"),
+    "llava-1.5-7b": (INLINE, "llava-1.5-7b"),
+    "paligemma-3b": (INLINE, "paligemma-3b-pt-224"),
+    "openflamingo-9b": (FLAMINGO, "OpenFlamingo-9B-vitl-mpt7b"),
+    "idefics-9b": (FLAMINGO, "idefics-9b"),
+}
+
+
+def without_choices(config):
+    """What a published config says: not where parameters start, what is recomputed, nor pixels that it leaves open."""
+    if not dataclasses.is_dataclass(config):
+        return config
+    free = ("remat", "embedding_init", "scale_init", "gate_init")
+    pixels = () if isinstance(config, FlamingoConfig) else ("image_mean", "image_std")
+    fields = [field.name for field in dataclasses.fields(config) if field.name not in (*free, *pixels)]
+    return {name: without_choices(getattr(config, name)) for name in fields}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_AS)
+def test_whole_models_are_the_published_ones(name):
+    """The same settings as the released config.json, whose number of parameters is tested with the layouts."""
+    sizes, published = PUBLISHED_AS[name]
+    said = PUBLISHED[published]
+    family = INTEROP[said.config["model_type"]].resolve(said.config)
+    theirs = family.canonical(read_config(family, said.config, said.detected))
+    ours = family.canonical(sizes[name])
+    if name == "openflamingo-9b":  # norms that are off have no kind
+        ours = dataclasses.replace(ours, decoder=dataclasses.replace(ours.decoder, qk_norm_kind="layer"))
+    assert without_choices(ours) == without_choices(theirs)
+
+
+def test_idefics_80b_has_as_many_parameters_as_its_name_says():
+    """80 billion, as published; of the 9B the number is known exactly."""
+    config = FLAMINGO["idefics-80b"]
+    shapes, _ = abstract_parameters(Flamingo(config).init, jax.random.key(0), abstract_row(config.vision.image_size))
+    assert f"{count(shapes):.1e}" == "8.0e+10"

@@ -230,6 +230,33 @@ def test_other_picture_sizes_use_the_resized_table():
     np.testing.assert_allclose(ours, plain + table, rtol=1e-6)
 
 
+def test_features_of_several_layers_lie_side_by_side():
+    config = dataclasses.replace(CASES["class"], feature_layer=(0, -1, -2, 3, -3))
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    output = quick_jit(ViT(config).apply)(nested(random_parameters(ViT(config), 1, images)), images)
+    hidden = output.hidden
+    expected = [hidden[0], output.tokens, hidden[2], hidden[3], hidden[1]]
+    assert np.array_equal(output.features, np.concatenate(expected, axis=-1)[:, 1:])
+
+
+@pytest.mark.parametrize("layer, remat", [(-1, "none"), (-2, "none"), (3, "none"), (-2, "full")])
+def test_outputs_that_nobody_asked_for_are_not_kept(layer, remat):
+    """Memory of the features does not grow with the depth, and that of their gradient by no output of a layer more."""
+
+    def temporary_bytes(layers, function):
+        model = ViT(dataclasses.replace(BASE, image_size=64, layers=layers, feature_layer=layer, remat=remat))
+        images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+        params = jax.eval_shape(model.init, jax.random.key(0), images)
+        run = function(lambda params, images: jnp.sum(jnp.square(model.apply(params, images).features)))
+        return jax.jit(run).lower(params, images).compile().memory_analysis().temp_size_in_bytes
+
+    tokens = 2 * 256 * 24 * 4
+    assert temporary_bytes(12, lambda f: f) - temporary_bytes(4, lambda f: f) < tokens
+    if remat == "full":
+        # Each layer's input is kept to compute it again.
+        assert temporary_bytes(12, jax.grad) - temporary_bytes(4, jax.grad) < 9 * tokens
+
+
 def test_pixels_that_do_not_fill_a_patch_are_not_seen():
     """SigLIP's own size of 384 with patches of 14: six pixels are left over."""
     config = dataclasses.replace(BASE, image_size=18)

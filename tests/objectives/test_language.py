@@ -71,12 +71,12 @@ def test_the_loss_is_the_weighted_sum_of_the_means_of_the_data_sets(softcap, z_l
         mine = given * (dataset == DATASET_IDS)[:, None]
         np.testing.assert_allclose(tally.weight[dataset], mine.sum(), rtol=1e-6)
         np.testing.assert_allclose(tally.nll[dataset], (mine * nll).sum(), rtol=1e-5)
-        np.testing.assert_allclose(tally.correct[dataset], (mine * correct).sum(), rtol=1e-6)
+        np.testing.assert_allclose(tally.scores["accuracy"][dataset], (mine * correct).sum(), rtol=1e-6)
         if mine.any():
             expected += weight * (mine * (nll + z_loss * squared)).sum() / mine.sum()
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    assert tally.weight[2] == tally.nll[2] == tally.correct[2] == 0.0
-    assert tally.correct.sum() > 0  # some are right, or the comparison above would say nothing
+    assert tally.weight[2] == tally.nll[2] == tally.scores["accuracy"][2] == 0.0
+    assert tally.scores["accuracy"].sum() > 0  # some are right, or the comparison above would say nothing
 
 
 def test_position_weights_of_a_data_set_sum_to_its_weight():

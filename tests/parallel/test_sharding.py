@@ -9,9 +9,11 @@ from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mmjax.core.errors import MmjaxError
+from mmjax.parallel.gathering import gathered
 from mmjax.parallel.mesh import AXES, MeshConfig, make_mesh
 from mmjax.parallel.sharding import (
     RULES,
+    STORAGE,
     abstract_parameters,
     audit,
     batch_sharding,
@@ -19,6 +21,7 @@ from mmjax.parallel.sharding import (
     init_sharded,
     nested,
     partition_spec,
+    storage_spec,
     use_mesh,
 )
 
@@ -29,19 +32,15 @@ WIDE = AbstractMesh((2, 2, 4, 2, 2), AXES)
 @pytest.mark.parametrize(
     ("shape", "axes", "spec"),
     [
-        ((16, 8, 32), ("batch", "length", "embed"), P(("slice", "data", "fsdp"), "sequence")),  # fsdp is spent on batch
-        ((32, 64), ("embed", "mlp"), P("fsdp", "tensor")),
-        ((64, 32), ("mlp", "embed"), P("tensor", "fsdp")),
-        ((32, 4, 8), ("embed", "heads", "head_dim"), P("fsdp", "tensor")),
-        ((6, 32, 64), ("layers", "embed", "mlp"), P(None, "fsdp", "tensor")),
+        ((16, 8, 32), ("batch", "length", "embed"), P(("slice", "data", "fsdp"), "sequence")),
+        ((32, 64), ("embed", "mlp"), P(None, "tensor")),
+        ((64, 32), ("mlp", "embed"), P("tensor")),
+        ((32, 6, 4, 8), ("image", None, "heads", None), P(("slice", "data", "fsdp", "sequence"), None, "tensor")),
         ((4, 4), ("heads", "kv_heads"), P("tensor")),  # both want tensor; the first has it
-        ((64, 64), ("embed", "embed"), P("fsdp")),
-        ((30, 64), ("embed", "mlp"), P(None, "tensor")),  # 30 is no multiple of 4
         ((30, 63), ("embed", "mlp"), P()),
         ((4, 8), ("batch", "length"), P(("slice", "data"), "sequence")),  # 4 rows go as far as they can
         ((6, 8), ("batch", "length"), P("slice", "sequence")),
         ((3, 8), ("batch", "length"), P(None, "sequence")),
-        ((2, 64), ("batch", "embed"), P("slice", "fsdp")),  # what the batch leaves is free for another dimension
         ((64, 32), (None, "mlp"), P(None, "tensor")),
         ((64, 32), (None, None), P()),
         ((), (), P()),
@@ -51,13 +50,37 @@ def test_partition_spec(shape, axes, spec):
     assert partition_spec(shape, axes, WIDE) == spec
 
 
+@pytest.mark.parametrize(
+    ("strategy", "shape", "axes", "spec"),
+    [
+        ("hybrid", (32, 64), ("embed", "mlp"), P("fsdp", "tensor")),
+        ("hybrid", (64, 32), ("mlp", "embed"), P("tensor", "fsdp")),
+        ("hybrid", (32, 4, 8), ("embed", "heads", "head_dim"), P("fsdp", "tensor")),
+        ("hybrid", (6, 32, 64), ("layers", "embed", "mlp"), P(None, "fsdp", "tensor")),
+        ("hybrid", (30, 64), ("embed", "mlp"), P(None, "tensor")),  # 30 is no multiple of 4
+        ("hybrid", (64, 64), ("embed", "embed"), P("fsdp")),
+        # One copy a slice: what the names leave goes to the largest dimensions, to those that are whole first.
+        ("full", (512, 512), ("embed", "mlp"), P(("fsdp", "sequence"), ("tensor", "data"))),
+        ("full", (4, 512, 512), ("layers", "embed", "mlp"), P(None, ("fsdp", "sequence"), ("tensor", "data"))),
+        ("full", (512, 1, 64), ("embed", "kv_heads", "head_dim"), P(("fsdp", "sequence", "tensor"), None, "data")),
+        ("full", (510, 512), ("embed", "mlp"), P("data", ("tensor", "sequence", "fsdp"))),
+        ("full", (512, 3), ("embed", None), P("fsdp")),  # small: by its name only
+        ("global", (512, 512), ("embed", "mlp"), P(("fsdp", "sequence"), ("tensor", "data", "slice"))),
+    ],
+)
+def test_where_parameters_lie_between_uses(strategy, shape, axes, spec):
+    assert storage_spec(shape, axes, WIDE, strategy) == spec
+
+
 def test_axes_of_size_one_are_left_out():
     assert partition_spec((16, 32), ("batch", "mlp"), AbstractMesh((1, 1, 8, 1, 1), AXES)) == P("fsdp")
     assert partition_spec((16, 32), ("batch", "mlp"), AbstractMesh((1, 1, 1, 1, 1), AXES)) == P()
 
 
 def test_every_rule_names_axes_of_the_mesh():
-    assert {axis for axes in RULES.values() for axis in axes} <= set(AXES)
+    tables = [RULES, *(rules for rules, _ in STORAGE.values())]
+    assert {axis for rules in tables for axes in rules.values() for axis in axes} <= set(AXES)
+    assert {axis for _, spread in STORAGE.values() for axis in spread} <= set(AXES)
     assert len(RULES) <= 12
 
 
@@ -88,6 +111,23 @@ def test_constrain_lays_out_within_use_mesh_only():
     assert constrain(x, "batch", "length", "mlp") is x
     with use_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         assert constrain(x, "batch", "length", "mlp") is x
+
+
+def test_a_parameter_is_gathered_for_use_and_its_gradient_goes_back():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2, strategy="full"))
+    kept = NamedSharding(mesh, storage_spec((128, 256), ("embed", "mlp"), mesh, "full"))
+    kernel = jax.device_put(jnp.ones((128, 256)), kept)
+
+    def use(kernel):
+        used = gathered(kernel, "embed", "mlp")
+        return jnp.sum(jnp.square(used)), used
+
+    with use_mesh(mesh, "full"):
+        gradient, used = jax.jit(jax.grad(use, has_aux=True))(kernel)
+    assert kept.spec == P("fsdp", ("tensor", "data"))
+    assert gradient.sharding.is_equivalent_to(kept, 2)
+    assert used.sharding.is_equivalent_to(NamedSharding(mesh, P(None, "tensor")), 2)
+    assert gathered(kernel, "embed", "mlp") is kernel
 
 
 class Net(nn.Module):

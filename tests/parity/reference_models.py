@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import warnings
 from pathlib import Path
 
@@ -47,8 +48,44 @@ def class_of(folder: Path) -> str:
 
 
 def reopened(folder: Path, class_name: str) -> torch.nn.Module:
-    """The reference's class from a checkpoint; a tensor that is missing or left over is an error."""
-    return (open_flamingo if class_name == "Flamingo" else hugging_face).reopen(class_name, folder)
+    """The reference's class from a checkpoint; a tensor missing or left over is an error, and so is a warning.
+
+    What the class says of its own defaults, whatever the folder (SigLIP's tokens are not in its vocabulary), is none.
+    """
+    reference = open_flamingo if class_name == "Flamingo" else hugging_face
+    config_class = getattr(getattr(transformers, class_name, None), "config_class", None)
+    anyway = [] if config_class is None or class_name in _OF_PARTS else _said(config_class)[1]
+    model, said = _said(lambda: reference.reopen(class_name, folder))
+    said = [message for message in said if message not in anyway]
+    assert not said, said
+    return model
+
+
+_OF_PARTS = ("VisionEncoderDecoderModel",)  # whose config has no defaults
+
+
+def _said(do):
+    """What `do` gives, and what transformers logs meanwhile as a warning or worse."""
+    transformers.logging.set_verbosity_warning()
+    logging.Logger.warning_once.cache_clear()  # what it has said before it would not say again
+    said, logger = _Said(), logging.getLogger("transformers")
+    logger.addHandler(said)
+    try:
+        return do(), said.records
+    finally:
+        logger.removeHandler(said)
+        transformers.logging.set_verbosity_error()
+
+
+class _Said(logging.Handler):
+    """Keeps what is logged as a warning or worse."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.records: list[str] = []
+
+    def emit(self, record):
+        self.records.append(record.getMessage())
 
 
 def build(class_name: str, config_name: str, seed: int, **settings) -> torch.nn.Module:

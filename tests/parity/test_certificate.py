@@ -106,8 +106,8 @@ def test_essential_outputs_must_be_there_and_others_need_not(folder):
     [
         (lambda call: call | {"fn": "encode"}, "encode is not known of the family open_flamingo; known are: forward"),
         (
-            lambda call: call | {"fn": "generate", "kw": {"num_beams": 3}},
-            r"only greedy decoding is compared, not generate with \{'num_beams': 3\}",
+            lambda call: call | {"fn": "generate", "kw": {"max_new_tokens": 3, "penalty_alpha": 0.6}},
+            r"generate knows nothing of \{'penalty_alpha': 0.6\} here",
         ),
         (lambda call: call | {"fn": "generate", "kw": {"max_new_tokens": 0}}, "at least one token, not 0"),
         (lambda call: {"fn": "forward"}, "has no name"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mmjax.interop.calls.greedy import greedy
+from mmjax.interop.calls.generation import write
 from mmjax.interop.calls.packed import PACKED
 from mmjax.interop.engine import export, load
 from mmjax.models.encoders.patch_grids import patch_positions, window_segments
@@ -169,7 +169,7 @@ def test_videos(model, folder):
     seconds = torch.tensor(KW["second_per_grid_ts"])
     written = model.generate(**tensors, second_per_grid_ts=seconds, max_new_tokens=6, do_sample=False)
     prompt = PACKED.prompt(pretrained, pretrained.parameters, arguments, KW)
-    found = greedy(PACKED.writer(pretrained, prompt), pretrained.parameters, prompt, {"max_new_tokens": 6})
+    found = write(PACKED.writer(pretrained, prompt), pretrained.parameters, prompt, {"max_new_tokens": 6}).sequences
     assert np.array_equal(found, written)
 
 

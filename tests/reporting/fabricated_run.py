@@ -82,7 +82,7 @@ def metrics(steps=1200, every=5):
     return rows
 
 
-def score(task, shots, share, n, chance, images="shown"):
+def score(task, shots, share, n, chance, control="none"):
     """A row of scores.json."""
     half = 1.96 * math.sqrt(max(share * (1 - share), 0.002) / n)
     low, high = max(0.0, share - half), min(1.0, share + half)
@@ -90,7 +90,7 @@ def score(task, shots, share, n, chance, images="shown"):
         "task": task,
         "shots": shots,
         "selection": "random",
-        "images": images,
+        "control": control,
         "score": share,
         "low": low,
         "high": high,
@@ -160,7 +160,7 @@ def predictions(folder, each=8):
             logprobs = {word: -3.0 + rng.random() for word in words.values()} | {guess: -0.2}
             prompt = "".join(f"<image>{one['text']}" for one in shown) + "<image>this is a"
             rows.append(_prediction(task, 2, scan, prompt, shown, answer, guess, logprobs, picture))
-        rows.append(rows[-1] | {"images": "blanked", "prediction": "BLANKED"})
+        rows.append(rows[-1] | {"control": "blanked", "prediction": "BLANKED"})
         rows.append(rows[-2] | {"image": None, "prediction": "NOT KEPT"})
     return rows
 
@@ -170,7 +170,7 @@ def _prediction(task, shots, scan, prompt, shown, answer, guess, logprobs, pictu
         "task": task,
         "shots": shots,
         "seed": 0,
-        "images": "shown",
+        "control": "none",
         "id": f"{task}:0:{scan}",
         "prompt": prompt,
         "demonstrations": shown,

@@ -1,9 +1,11 @@
 """Prompts from segments: the drawn grid, the loss flags, and images counted as they come."""
 
 import numpy as np
+import pytest
 
+from mmjax.core.errors import ConfigError
 from mmjax.core.example import Media, Text
-from mmjax.text.prompt import tokenize
+from mmjax.text.prompt import Layout, tokenize
 from mmjax.text.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
@@ -55,3 +57,35 @@ def test_frames_are_not_decoded_for_tokens():
         raise AssertionError("decoded")
 
     assert tokenize((Media((fail,)),), TOKENIZER).images == 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        (Layout(), "^ I a I b $"),
+        (Layout(image_tokens=3), "^ I I I a I I I b $"),
+        (Layout(image_tokens=0), "^ a b $"),
+        (Layout(image_tokens=2, bos="after_images"), "I I ^ a I I b $"),
+        (Layout(image_tokens=1, bos="none"), "I a I b $"),
+    ],
+)
+def test_how_pictures_and_the_first_token_are_written(layout, expected):
+    """Every token of a picture looks at it, and an example is as long as its layout says."""
+    special = TOKENIZER.special
+    signs = {special["bos"]: "^", special["image"]: "I", special["eos"]: "$"}
+    made = tokenize((PICTURE, Text("a"), PICTURE, Text("b", loss=True)), TOKENIZER, layout=layout)
+    shown = [signs.get(token) or TOKENIZER.decode([token]) for token in made.tokens.tolist()]
+    assert " ".join(shown) == expected
+    assert len(made.tokens) == layout.tokens_besides(2) + 2
+    assert made.images == 2
+    looks = made.media_number[made.tokens == special["image"]].tolist()
+    assert looks == [1] * layout.image_tokens + [2] * layout.image_tokens
+    assert made.loss.tolist() == [False] * (len(made.tokens) - 2) + [True, True]
+
+
+def test_the_first_token_of_an_example_of_pictures_alone():
+    special = TOKENIZER.special
+    made = tokenize((PICTURE,), TOKENIZER, layout=Layout(bos="after_images"), eos=False)
+    assert made.tokens.tolist() == [special["image"], special["bos"]]
+    with pytest.raises(ConfigError, match="image_tokens must be 0 or more"):
+        Layout(image_tokens=-1)

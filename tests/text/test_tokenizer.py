@@ -1,6 +1,8 @@
 """Tokenizers: what is written is read back, and a text that spells a special token stays text."""
 
 import json
+import pathlib
+import pickle
 
 import pytest
 import sentencepiece
@@ -157,3 +159,26 @@ def test_a_spelling_that_is_not_there_and_a_broken_file_are_named(tokenizer_json
         make_tokenizer(TokenizerConfig(kind="tokenizer_json", path=str(broken)))
     with pytest.raises(ConfigError, match="is not a SentencePiece model"):
         make_tokenizer(TokenizerConfig(kind="sentencepiece", path=str(broken)))
+
+
+def test_tokenizers_travel_to_other_processes(tokenizer):
+    again = pickle.loads(pickle.dumps(tokenizer))
+    text = "the cat <image> é 7"
+    assert again.encode(text) == tokenizer.encode(text)
+    assert again.special == tokenizer.special
+    assert again.fingerprint == tokenizer.fingerprint
+
+
+def test_the_fingerprint_is_of_the_content(tokenizer_json, tmp_path):
+    def fingerprint(path, **special):
+        return make_tokenizer(TokenizerConfig(kind="tokenizer_json", path=str(path), special=special)).fingerprint
+
+    first = fingerprint(tokenizer_json)
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(pathlib.Path(tokenizer_json).read_bytes())
+    assert fingerprint(copy) == first
+    content = json.loads(copy.read_text())
+    word = next(iter(content["model"]["vocab"]))
+    assert fingerprint(copy, eos=word) != first
+    copy.write_text(json.dumps(content, indent=1))
+    assert fingerprint(copy) != first

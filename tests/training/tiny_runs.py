@@ -18,17 +18,17 @@ FROZEN = (
 )
 
 
-def tiny_config(*overrides: str) -> RunConfig:
-    """The digits run at its tiny size, in float32, with `KEY=VALUE` overrides."""
+def tiny_config(*overrides: str, name: str = "flamingo_digits") -> RunConfig:
+    """A config (by default the digits run) at its tiny size, in float32, with `KEY=VALUE` overrides."""
     settings = ["compute_dtype=float32", "data.phases=[]", *overrides]
-    return load_config("configs/flamingo_digits.py:tiny", [tuple(item.split("=", 1)) for item in settings])
+    return load_config(f"configs/{name}.py:tiny", [tuple(item.split("=", 1)) for item in settings])
 
 
 class TinyRun:
     """Everything that the loop puts together, on the devices that the config's mesh needs."""
 
-    def __init__(self, *overrides: str, devices: int = 1):
-        self.config = tiny_config(*overrides)
+    def __init__(self, *overrides: str, devices: int = 1, name: str = "flamingo_digits"):
+        self.config = tiny_config(*overrides, name=name)
         self.mesh = make_mesh(self.config.mesh, jax.devices()[:devices])
         self.model, self.tokenizer = build_model(self.config)
         self.stream = BatchStream(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from third_party.oracles.rows import token_rows, without
-from third_party.oracles.variants import GREEDY, HIDDEN, Call
+from third_party.oracles.variants import BEAMS, GREEDY, HIDDEN, Call
 
 Arrays = dict[str, np.ndarray]
 Settings = Mapping[str, Any]
@@ -29,6 +29,12 @@ def decoder_calls(
         rows = without(token_rows(random, (5, 11, 8), side="left"), "position_ids")
         calls.append(Call("generate", rows, "generate", GREEDY))
     return calls
+
+
+def searched(calls: Sequence[Call]) -> Call:
+    """The prompts that are to be gone on from, by beam search."""
+    prompts = next(call for call in calls if call.fn == "generate")
+    return dataclasses.replace(prompts, name="beams", kw=BEAMS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from third_party.oracles.calls import Arrays, Layout, Settings, image_text_calls
+from third_party.oracles.calls import Arrays, Layout, Settings, image_text_calls, searched
 from third_party.oracles.decoders import LLAMA3_ROPE
 from third_party.oracles.rows import SPECIAL, pictures
 from third_party.oracles.variants import HIDDEN, Call, Variant
@@ -32,11 +32,11 @@ IDEFICS = Layout(span=lambda settings, number: (FAKE, IMAGE, FAKE), pixels=_row_
 
 
 def _idefics_calls(random: np.random.Generator, settings: Settings) -> list[Call]:
-    """And rows whose tokens look at all images before them."""
+    """And rows whose tokens look at all images before them, and a search."""
     calls = image_text_calls(IDEFICS, random, settings)
     whole = dict(calls[0].arrays)
     whole["image_attention_mask"] = np.maximum.accumulate(whole["image_attention_mask"], axis=1)
-    return [*calls, Call("all_before", whole, kw=HIDDEN)]
+    return [*calls, Call("all_before", whole, kw=HIDDEN), searched(calls)]
 
 
 # Llama 3.2 Vision: an image is up to max_num_tiles tiles; the token that stands for it is the first after the words.

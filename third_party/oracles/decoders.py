@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from third_party.oracles.calls import Settings, decoder_calls
+from third_party.oracles.calls import Settings, decoder_calls, searched
 from third_party.oracles.rows import SPECIAL, token_rows, without
 from third_party.oracles.variants import HIDDEN, Call, Variant
 
@@ -179,9 +179,17 @@ def _bert_calls(random: np.random.Generator, settings: Settings) -> list[Call]:
     ]
 
 
+def _mistral_calls(random: np.random.Generator, settings: Settings) -> list[Call]:
+    """And a search through a sliding window."""
+    calls = decoder_calls(True, True, random, settings)
+    return [*calls, searched(calls)]
+
+
 def _decoder(class_name: str, settings: Settings) -> Variant:
     has_head = not class_name.endswith("Model") or class_name == "GPT2LMHeadModel"
     calls = functools.partial(decoder_calls, not class_name.startswith("Mpt"), has_head)
+    if class_name == "MistralForCausalLM":
+        calls = _mistral_calls
     return Variant(class_name, settings, calls, "whole/logits" if has_head else "whole/last_hidden_state")
 
 

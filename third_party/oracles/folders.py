@@ -23,13 +23,14 @@ with warnings.catch_warnings():
     import transformers
 
 MODULES = {"transformers": "hugging_face", "open_flamingo": "open_flamingo"}
-# Caches, and weights that no implementation with a fused attention can give.
+# Caches, and weights that no implementation with a fused attention can give; and what a search weighs on its way.
 LEFT_OUT = (
     "past_key_values",
     "attentions",
     "cross_attentions",
     "encoder_attentions",
     "decoder_attentions",
+    "scores",
 )
 ATTEMPTS = 100
 CLEAR = 3e-3  # how far the logit of each generated token is ahead of the next
@@ -108,10 +109,12 @@ def run(model: torch.nn.Module, call: Call) -> dict[str, torch.Tensor]:
 
 
 def generates_clearly(model: torch.nn.Module, call: Call) -> bool:
-    """Whether what is generated are words, each ahead of the next best.
+    """Whether what is generated are words, each ahead of the next best; of beams, the best text ahead of the next.
 
     What an image's token means without an image is anybody's guess, and rounding decides between equals.
     """
+    if call.kw.get("num_beams", 1) > 1:
+        return _searches_clearly(model, call)
     report = {"output_logits": True, "return_dict_in_generate": True}
     new = run(model, dataclasses.replace(call, kw={**call.kw, **report}))
     prompt = next((call.arrays[name] for name in ("input_ids", "lang_x") if name in call.arrays), np.zeros((1, 0)))
@@ -119,6 +122,12 @@ def generates_clearly(model: torch.nn.Module, call: Call) -> bool:
     is_words = int((new["sequences"] >= images).sum()) <= int((prompt >= images).sum())
     best = torch.stack([logits for name, logits in new.items() if name.startswith("logits.")]).topk(2).values
     return is_words and bool((best[..., 0] - best[..., 1] > CLEAR).all())
+
+
+def _searches_clearly(model: torch.nn.Module, call: Call) -> bool:
+    found = run(model, call)
+    scores = found["sequences_scores"].reshape(-1, call.kw["num_return_sequences"])
+    return bool((scores[:, 0] - scores[:, 1] > CLEAR).all())
 
 
 def flattened(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, torch.Tensor]]:

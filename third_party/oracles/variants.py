@@ -9,6 +9,17 @@ from typing import Any
 import numpy as np
 
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
+BEAMS = {
+    "max_new_tokens": 8,
+    "do_sample": False,
+    "num_beams": 4,
+    "num_return_sequences": 2,
+    "length_penalty": 0.7,
+    "repetition_penalty": 1.2,
+    "no_repeat_ngram_size": 3,
+    "return_dict_in_generate": True,
+    "output_scores": True,
+}
 HIDDEN = {"output_hidden_states": True}
 
 

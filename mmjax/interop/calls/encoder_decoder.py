@@ -9,13 +9,12 @@ import jax.numpy as jnp
 
 from mmjax.core.arrays import Array, Int
 from mmjax.core.errors import InputError
+from mmjax.decoding.writer import Opening
 from mmjax.interop.calls.adapters import (
     Adapter,
-    Decode,
     Outputs,
-    Prompt,
-    Writer,
     as_int,
+    decoded,
     decoder_outputs,
     padded,
     pictures,
@@ -51,24 +50,14 @@ def _forward(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Output
     config = pretrained.config
     text = padded(_text_of(config, arguments))
     media, seen = _encode(pretrained, parameters, arguments)
-    output, kept = pretrained.model().apply(
-        nested(parameters),
-        text.tokens,
-        text.positions,
-        text.present,
-        media=media,
-        media_index=text.looking,
-        query_segments=text.looking,
-        mutable=["hidden"],
-        method="decode",
-    )
-    found = decoder_outputs(config.decoder, None, output, kept["hidden"]["decoder"])
+    output = decoded(pretrained, parameters, text, media=media, media_index=text.looking)
+    found = decoder_outputs(config.decoder, None, *output)
     texts = {f"decoder_{name}": value for name, value in found.items()}
     images = vit_outputs(config.vision, seen, unnormed=False)
     return {"logits": found["logits"], **texts, **{f"encoder_{name}": value for name, value in images.items()}}
 
 
-def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
+def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Opening:
     """Every text starts from the start token, unless it is given."""
     config = pretrained.config
     text = {name: value for name, value in arguments.items() if name.startswith("decoder_")}
@@ -87,9 +76,4 @@ def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
     )
 
 
-def _writer(pretrained, prompt: Prompt) -> Writer:
-    media_length = prompt.first["media"].segments.shape[1]
-    return Writer(pretrained.config.decoder, None, media_length, Decode(pretrained.model()))
-
-
-ENCODER_DECODER = Adapter({"forward": _forward}, _prompt, _writer)
+ENCODER_DECODER = Adapter({"forward": _forward}, _prompt)

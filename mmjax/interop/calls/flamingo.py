@@ -8,17 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mmjax.decoding.writer import Opening, Writer
 from mmjax.interop.calls.adapters import (
     Adapter,
-    Decode,
     Outputs,
     Padded,
-    Prompt,
-    Writer,
+    decoded,
     decoder_outputs,
     padded,
     pictures,
     text_prompt,
+    writer_of,
 )
 from mmjax.models.decoders.decoder import Media, layer_outputs
 from mmjax.models.flamingo import last_images
@@ -64,18 +64,7 @@ def _looks(pretrained, arguments, media: Media) -> dict[str, Any]:
 def _forward(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Outputs:
     config = pretrained.config
     text, media = _text(pretrained, arguments), _media(pretrained, parameters, arguments)
-    output, kept = pretrained.model().apply(
-        nested(parameters),
-        text.tokens,
-        text.positions,
-        text.present,
-        media,
-        query_segments=text.looking,
-        **_looks(pretrained, arguments, media),
-        mutable=["hidden"],
-        method="decode",
-    )
-    hidden = kept["hidden"]["decoder"]
+    output, hidden = decoded(pretrained, parameters, text, media=media, **_looks(pretrained, arguments, media))
     found = decoder_outputs(config.decoder, config.cross, output, hidden)
     if _is_open(pretrained):
         return found
@@ -86,7 +75,7 @@ def _forward(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Output
     return found | {"image_hidden_states": features}
 
 
-def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
+def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Opening:
     """What is written looks at what the last token of the prompt looks at."""
     media = _media(pretrained, parameters, arguments)
     looks = _looks(pretrained, arguments, media)
@@ -99,11 +88,8 @@ def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
     )
 
 
-def _writer(pretrained, prompt: Prompt) -> Writer:
-    config = pretrained.config
-    length = prompt.first["media"].features.shape[1]
-    stop = config.chunk_end if _is_open(pretrained) else None
-    return Writer(config.decoder, config.cross, length, Decode(pretrained.model()), stop)
+def _writer(pretrained, prompt: Opening) -> Writer:
+    return writer_of(pretrained, prompt, stop=pretrained.config.chunk_end if _is_open(pretrained) else None)
 
 
 FLAMINGO = Adapter({"forward": _forward}, _prompt, _writer)

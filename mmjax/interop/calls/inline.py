@@ -8,15 +8,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from mmjax.core.arrays import Array, Int
 from mmjax.core.errors import InputError
+from mmjax.decoding.writer import Opening
 from mmjax.interop.calls.adapters import (
     Adapter,
-    Decode,
     Either,
     Outputs,
-    Prompt,
-    Writer,
     as_int,
+    check_places,
+    decoded,
     decoder_outputs,
     padded,
     text_prompt,
@@ -46,22 +47,7 @@ def _encode(pretrained, parameters, arguments):
 def _inline(config, vectors, tokens) -> Inline | None:
     if vectors is None:
         return None
-    if isinstance(tokens, np.ndarray):  # or they are made here, as many as there are vectors
-        check_places(int(np.sum(tokens == config.image_token)), sum(map(len, vectors)))
     return placed(config, jnp.concatenate(vectors), as_int(tokens))
-
-
-def check_places(tokens: int, vectors: int) -> None:
-    """There must be an image token for each vector of the pictures.
-
-    Raises:
-      InputError: there are more of one than of the other.
-    """
-    if tokens != vectors:
-        raise InputError(
-            f"the text has {tokens} image tokens for the {vectors} vectors of its pictures; each picture needs as many "
-            "tokens in its place as it has vectors, which is what the processor writes"
-        )
 
 
 def placed(config, features, tokens) -> Inline:
@@ -87,18 +73,17 @@ def _blocks(config, arguments):
 def _forward(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Outputs:
     text = padded(arguments, counted=_counted(pretrained))
     vectors, seen, further = _encode(pretrained, parameters, arguments)
-    output, kept = pretrained.model().apply(
-        nested(parameters),
-        text.tokens,
-        text.positions,
-        text.present,
+    if vectors is not None:
+        places = np.asarray(arguments["input_ids"]) == pretrained.config.image_token
+        check_places(int(places.sum()), sum(map(len, vectors)))
+    output = decoded(
+        pretrained,
+        parameters,
+        text,
         inline=_inline(pretrained.config, vectors, arguments["input_ids"]),
         blocks=_blocks(pretrained.config, arguments),
-        query_segments=text.looking,
-        mutable=["hidden"],
-        method="decode",
     )
-    found = decoder_outputs(pretrained.config.decoder, None, output, kept["hidden"]["decoder"])
+    found = decoder_outputs(pretrained.config.decoder, None, *output)
     if further:
         found |= further | {f"language_model_outputs.{name}": value for name, value in found.items()}
     if vectors is None:
@@ -124,13 +109,27 @@ def _image_features(pretrained, parameters, arguments, kw: Mapping[str, Any]) ->
     return _image_outputs(pretrained.config, vectors, seen, further) | {"": _either_shape(vectors)}
 
 
+def _query_features(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Outputs:
+    """What a Q-Former gives for each picture, before it is brought to the text's width."""
+    if not isinstance(pretrained.config.connector, QFormerConfig):
+        raise InputError(f"get_qformer_features: a model of the family {pretrained.family.model_type} has no Q-Former")
+    _, _, further = _encode(pretrained, parameters, arguments)
+    return {"": further["qformer_outputs.last_hidden_state"]}
+
+
+def _text_features(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Outputs:
+    """The language model's hidden states of a text without pictures."""
+    text = padded(arguments, counted=_counted(pretrained))
+    return decoder_outputs(pretrained.config.decoder, None, *decoded(pretrained, parameters, text))
+
+
 def _image_outputs(config, vectors, seen, further) -> Outputs:
     found = vit_outputs(config.vision, seen, unnormed=config.vision.pool == "class" and not further) | further
     each = {f"pooler_output.{number}": own for number, own in enumerate(vectors)}
     return found | each | {"pooler_output": _either_shape(vectors)}
 
 
-def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
+def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Opening:
     if "input_ids" not in arguments:
         arguments = {**arguments, "input_ids": queries_alone(pretrained, len(arguments["pixel_values"]))}
     vectors, _, _ = _encode(pretrained, parameters, arguments)
@@ -141,8 +140,18 @@ def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
     return text_prompt(arguments, first=first)
 
 
-def _writer(pretrained, prompt: Prompt) -> Writer:
-    return Writer(pretrained.config.decoder, None, 0, Decode(pretrained.model()))
+def _vectors(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Int[Array, ""]:
+    vectors, _, _ = _encode(pretrained, parameters, arguments)
+    return jnp.int32(0 if vectors is None else sum(map(len, vectors)))
 
 
-INLINE = Adapter({"forward": _forward, "get_image_features": _image_features}, _prompt, _writer)
+INLINE = Adapter(
+    {
+        "forward": _forward,
+        "get_image_features": _image_features,
+        "get_qformer_features": _query_features,
+        "get_text_features": _text_features,
+    },
+    _prompt,
+    vectors=_vectors,
+)

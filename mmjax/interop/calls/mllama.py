@@ -7,13 +7,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from mmjax.decoding.writer import Opening
 from mmjax.interop.calls.adapters import (
     Adapter,
-    Decode,
     Outputs,
-    Prompt,
-    Writer,
     as_int,
+    decoded,
     decoder_outputs,
     padded,
     pictures,
@@ -42,21 +41,11 @@ def _look(pretrained, parameters, arguments) -> dict[str, Any]:
 
 def _forward(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Outputs:
     text = padded(arguments)
-    output, kept = pretrained.model().apply(
-        nested(parameters),
-        text.tokens,
-        text.positions,
-        text.present,
-        query_segments=text.looking,
-        **_look(pretrained, parameters, arguments),
-        mutable=["hidden"],
-        method="decode",
-    )
-    config = pretrained.config
-    return decoder_outputs(config.decoder, config.cross, output, kept["hidden"]["decoder"], crossing=True)
+    output = decoded(pretrained, parameters, text, **_look(pretrained, parameters, arguments))
+    return decoder_outputs(pretrained.config.decoder, pretrained.config.cross, *output, crossing=True)
 
 
-def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
+def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Opening:
     """What is written looks at what the prompt's last token looks at."""
     first = _look(pretrained, parameters, arguments)
     later = {
@@ -66,10 +55,4 @@ def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
     return text_prompt(arguments, first=first, later=later)
 
 
-def _writer(pretrained, prompt: Prompt) -> Writer:
-    config = pretrained.config
-    media_length = prompt.first["media"].segments.shape[1]
-    return Writer(config.decoder, config.cross, media_length, Decode(pretrained.model()))
-
-
-MLLAMA = Adapter({"forward": _forward}, _prompt, _writer)
+MLLAMA = Adapter({"forward": _forward}, _prompt)

@@ -10,19 +10,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.core.errors import InputError
+from mmjax.decoding.writer import Decode, Opening
 from mmjax.interop.calls.adapters import (
     Adapter,
-    Decode,
     Outputs,
-    Prompt,
-    Writer,
     as_int,
+    check_places,
+    decoded,
     decoder_outputs,
     padded,
     text_prompt,
+    writer_of,
 )
-from mmjax.interop.calls.inline import check_places, placed
+from mmjax.interop.calls.inline import placed
 from mmjax.models.decoders.decoder import Inline
 from mmjax.models.encoders.window_vit import pack_patches
 from mmjax.models.grid_positions import IMAGE, VIDEO, grid_positions
@@ -75,18 +75,14 @@ def _rope_positions(pretrained, arguments, kw: Mapping[str, Any]):
 
 def _forward(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Outputs:
     text = padded(arguments)
-    output, kept = pretrained.model().apply(
-        nested(parameters),
-        text.tokens,
-        text.positions,
-        text.present,
+    output = decoded(
+        pretrained,
+        parameters,
+        text,
         inline=_inline(pretrained, parameters, arguments),
-        query_segments=text.looking,
         rope_positions=_rope_positions(pretrained, arguments, kw),
-        mutable=["hidden"],
-        method="decode",
     )
-    return decoder_outputs(pretrained.config.decoder, None, output, kept["hidden"]["decoder"])
+    return decoder_outputs(pretrained.config.decoder, None, *output)
 
 
 def _features(pretrained, parameters, arguments, kw: Mapping[str, Any], *, kind: int) -> Outputs:
@@ -99,7 +95,7 @@ def _features(pretrained, parameters, arguments, kw: Mapping[str, Any], *, kind:
     return {"last_hidden_state": seen[0, by_window], **each}
 
 
-def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
+def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Opening:
     prompt = text_prompt(arguments, first={"inline": _inline(pretrained, parameters, arguments)})
     turned_by = _rope_positions(pretrained, arguments, kw)
     if turned_by is None:
@@ -111,10 +107,6 @@ def _prompt(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Prompt:
         first={**prompt.first, "rope_positions": turned_by},
         later={"rope_shift": highest + 1 - prompt.next_position},
     )
-
-
-def _writer(pretrained, prompt: Prompt) -> Writer:
-    return Writer(pretrained.config.decoder, None, 0, _Decode(pretrained.model()))
 
 
 class _Decode(Decode):
@@ -133,26 +125,5 @@ PACKED = Adapter(
         "get_video_features": functools.partial(_features, kind=VIDEO),
     },
     _prompt,
-    _writer,
+    functools.partial(writer_of, decode=_Decode),
 )
-
-
-def by_encoder(adapters: Mapping[type, Adapter]) -> Adapter:
-    """One adapter for models that differ in their encoder; `adapters` by the class of the encoder's config."""
-
-    def chosen(pretrained) -> Adapter:
-        return adapters[type(pretrained.config.vision)]
-
-    def method(name: str):
-        def call(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Outputs:
-            if name not in chosen(pretrained).methods:
-                raise InputError(f"{name} is not a method of the family {pretrained.family.model_type}")
-            return chosen(pretrained).methods[name](pretrained, parameters, arguments, kw)
-
-        return call
-
-    return Adapter(
-        {name: method(name) for adapter in adapters.values() for name in adapter.methods},
-        lambda pretrained, *rest: chosen(pretrained).prompt(pretrained, *rest),
-        lambda pretrained, prompt: chosen(pretrained).writer(pretrained, prompt),
-    )

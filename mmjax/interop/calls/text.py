@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmjax.interop.calls.adapters import (
-    Adapter,
-    Decode,
-    Outputs,
-    Prompt,
-    Writer,
-    as_int,
-    decoder_outputs,
-    padded,
-    text_prompt,
-)
+from mmjax.interop.calls.adapters import Adapter, Outputs, as_int, decoded, decoder_outputs, padded, text_prompt
 from mmjax.models.decoders.decoder import layer_outputs
 from mmjax.models.two_tower import vector_of
 from mmjax.parallel.sharding import nested
@@ -24,25 +14,12 @@ from mmjax.parallel.sharding import nested
 def _decoder_forward(pretrained, parameters, arguments, kw: Mapping[str, Any]) -> Outputs:
     counted = pretrained.family.model_type == "opt"  # counts positions from the first token that is there
     text = padded(arguments, counted=counted)
-    output, kept = pretrained.model().apply(
-        nested(parameters),
-        text.tokens,
-        text.positions,
-        text.present,
-        query_segments=text.looking,
-        mutable=["hidden"],
-    )
-    return decoder_outputs(pretrained.config, None, output, kept["hidden"])
-
-
-def _decoder_writer(pretrained, prompt: Prompt) -> Writer:
-    return Writer(pretrained.config, None, 0, Decode(pretrained.model(), "__call__"))
+    return decoder_outputs(pretrained.config, None, *decoded(pretrained, parameters, text, method="__call__"))
 
 
 DECODER = Adapter(
     {"forward": _decoder_forward},
     lambda pretrained, parameters, arguments, kw: text_prompt(arguments),
-    _decoder_writer,
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmjax.core.errors import InputError
+from mmjax.interop.families.decoder_settings import without_head
 from mmjax.interop.families.decoders import opt
 from mmjax.interop.families.inline import LANGUAGE, TEXT_WIDTHS, inline_family, text_width
 from mmjax.interop.families.rows import ACTIVATIONS, attention, linear, norm
@@ -97,6 +98,7 @@ def _family(model_type: str, architecture: str, vision: Family, rows: Sequence[R
         _image_token(),
         fixed(sees="past"),
         only("use_decoder_only_language_model", True),
+        without_head(),
         written(lambda config: {"qformer_config.encoder_hidden_size": config.vision.width}),
         *_QUERY_SETTINGS,
         *more,

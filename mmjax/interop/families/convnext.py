@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mmjax.core.errors import InputError
 from mmjax.interop.families.rows import ACTIVATIONS, PATCHES, linear, norm
 from mmjax.interop.family import Family, Place, Row
-from mmjax.interop.settings import Setting, Tree, fixed, named, only, same, written
+from mmjax.interop.settings import Setting, Tree, fixed, labels, named, only, same, written
 from mmjax.models.encoders.convnext import ConvNeXt, ConvNeXtConfig
 
 # The table has rows for so many stages, which all published models have.
@@ -42,8 +42,7 @@ def _stages() -> Setting:
 def _head(config: ConvNeXtConfig) -> dict[str, Any]:
     if not config.projection:
         return {"architectures": ["ConvNextModel"]}
-    labels = {str(label): f"LABEL_{label}" for label in range(config.projection)}
-    return {"architectures": ["ConvNextForImageClassification"], "id2label": labels}
+    return {"architectures": ["ConvNextForImageClassification"], **labels(config.projection)}
 
 
 def _detect(shapes, spelling) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmjax.core.errors import InputError
 from mmjax.interop.family import Place, decoder_places
-from mmjax.interop.settings import Setting, Tree, lookup
+from mmjax.interop.settings import Setting, Tree, lookup, same
 from mmjax.models.decoders.config import DecoderConfig, depth_plan
 from mmjax.ops.rope import RopeScaling
 
@@ -33,15 +33,61 @@ def shallow_places(config: DecoderConfig, prefix: str = "") -> dict[str, dict[in
     return {"layer": decoder_places(config.layers, plan.superblocks, plan.layers_per_superblock, prefix)}
 
 
+def sizes(*, mlp_width: str = "intermediate_size") -> tuple[Setting, ...]:
+    """Vocabulary, width, depth, heads and the feed-forward's width."""
+    return (
+        same("vocab_size", "vocab_size"),
+        same("hidden_size", "width"),
+        same("num_hidden_layers", "layers"),
+        same("num_attention_heads", "heads"),
+        same(mlp_width, "mlp_width"),
+    )
+
+
+def headless(outside: Tree) -> bool:
+    """Whether a checkpoint was saved without a head: by an architecture named ...Model that is not one with a head."""
+    architecture = (outside.get("architectures") or [""])[0]
+    return architecture.endswith("Model") and not architecture.endswith(("LMHeadModel", "EncoderDecoderModel"))
+
+
 def tied(default: bool) -> Setting:
-    """tie_word_embeddings; what was saved without a head (an architecture named ...Model) has none of its own."""
+    """tie_word_embeddings; what was saved without a head has none of its own."""
 
     def read(outside: Tree) -> dict[str, Any]:
-        architecture = (outside.get("architectures") or [""])[0]
-        headless = architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
-        return {"tied_embeddings": outside.get("tie_word_embeddings", default) or headless}
+        return {"tied_embeddings": outside.get("tie_word_embeddings", default) or headless(outside)}
 
     return Setting(read, lambda config: {"tie_word_embeddings": config.tied_embeddings})
+
+
+def tied_together(default: bool, *, in_text: bool = False) -> Setting:
+    """tie_word_embeddings of a whole model; `in_text`: some checkpoints say it in text_config alone."""
+    whole = tied(default)
+
+    def read(outside: Tree) -> dict[str, Any]:
+        text = (outside.get("text_config") or {}) if in_text else {}
+        return {
+            "decoder": {
+                "tied_embeddings": whole.read(outside)["tied_embeddings"] or text.get("tie_word_embeddings", False)
+            }
+        }
+
+    return Setting(read, lambda config: whole.write(config.decoder))
+
+
+def without_head() -> Setting:
+    """Of a whole model whose text_config says itself whether its embeddings are tied: not where there is no head."""
+    return Setting(
+        lambda outside: {"decoder": {"tied_embeddings": True}} if headless(outside) else {}, lambda config: {}
+    )
+
+
+def token_ids(**defaults: int) -> Setting:
+    """Tokens that the reference has where config.json names none; null where the vocabulary does not reach so far."""
+
+    def write(config: DecoderConfig) -> dict[str, Any]:
+        return {key: None for key, token in defaults.items() if token >= config.vocab_size}
+
+    return Setting(lambda outside: {}, write)
 
 
 def key_value_heads(default: int | None = None) -> Setting:
@@ -94,7 +140,10 @@ def rope(*, base_key: str = "rope_theta", fraction_key: str | None = None, fract
         }
 
     def write(config: DecoderConfig) -> dict[str, Any]:
-        keys = {base_key: config.rope_base, "rope_scaling": _write_scaling(config.rope_scaling)}
+        scaling = config.rope_scaling
+        keys = {base_key: config.rope_base, "rope_scaling": _write_scaling(scaling)}
+        if scaling is not None and scaling.kind == "yarn":  # the reference warns where its own default does not fit
+            keys["max_position_embeddings"] = round(scaling.factor * scaling.original_length)
         if fraction_key:
             keys[fraction_key] = config.rope_fraction
         return keys | {"rope_parameters": None}

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import jax
-import jax.numpy as jnp
 
 from mmjax.interop.families.decoder_settings import (
     canonical,
@@ -21,17 +18,15 @@ from mmjax.interop.families.decoder_settings import (
     rope,
     sectioned_rope,
     shallow_places,
+    sizes,
     tied,
+    token_ids,
 )
 from mmjax.interop.families.rows import ACTIVATIONS, attention, from_heads, fused, linear, norm, qkv
-from mmjax.interop.family import Family, Row
+from mmjax.interop.family import Family, Row, token_inputs
 from mmjax.interop.settings import Setting, agrees, fixed, named, only, same, written
 from mmjax.models.decoders.config import DecoderConfig
 from mmjax.models.decoders.decoder import Decoder
-
-
-def _inputs(config: DecoderConfig) -> tuple:
-    return (jax.ShapeDtypeStruct((1, 1), jnp.int32),) * 3
 
 
 def _sizes(vocab_size: int, hidden_size: int, layers: int, heads: int, **more: int) -> dict[str, int]:
@@ -40,7 +35,10 @@ def _sizes(vocab_size: int, hidden_size: int, layers: int, heads: int, **more: i
     return {"vocab_size": vocab_size, "hidden_size": hidden_size} | keys | more
 
 
-def _family(model_type: str, architecture: str, defaults: dict[str, int], settings, rows, **kwargs: Any) -> Family:
+def decoder_family(
+    model_type: str, architecture: str, defaults: Mapping[str, int], settings, rows, **kwargs: Any
+) -> Family:
+    """A family of `Decoder`."""
     return Family(
         model_type,
         architecture,
@@ -49,10 +47,11 @@ def _family(model_type: str, architecture: str, defaults: dict[str, int], settin
         tuple(rows),
         shallow_places,
         lambda config, dtype: Decoder(config, None, dtype),
-        _inputs,
+        lambda config: token_inputs(),
         defaults=defaults,
         canonical=canonical,
         not_exported=("remat", "embedding_init"),
+        writes=True,
         **kwargs,
     )
 
@@ -82,11 +81,7 @@ LLAMA_BASE = {"spellings": ({"base": "model."}, {}), "ignored": (r".*rotary_emb\
 
 def _llama_settings(*more: Setting, tie: bool = False, groups: int | None = None, width: int | None = None):
     return (
-        same("vocab_size", "vocab_size"),
-        same("hidden_size", "width"),
-        same("num_hidden_layers", "layers"),
-        same("num_attention_heads", "heads"),
-        same("intermediate_size", "mlp_width"),
+        *sizes(),
         same("rms_norm_eps", "norm_eps", 1e-6),
         key_value_heads(groups),
         head_width(width),
@@ -101,7 +96,7 @@ def _act(key: str = "hidden_act", default: str = "silu") -> Setting:
 
 _QKV_SWITCH = {"attention_bias": ("qkv_bias", "out_bias")}
 
-llama = _family(
+llama = decoder_family(
     "llama",
     "LlamaForCausalLM",
     _sizes(32_000, 4096, 32, 32, intermediate_size=11_008),
@@ -109,7 +104,7 @@ llama = _family(
     [*LLAMA_ROWS, *PRE_NORM],
     **LLAMA_BASE,
 )
-mistral = _family(
+mistral = decoder_family(
     "mistral",
     "MistralForCausalLM",
     _sizes(32_000, 4096, 32, 32, intermediate_size=14_336),
@@ -117,7 +112,7 @@ mistral = _family(
     [*LLAMA_ROWS, *PRE_NORM],
     **LLAMA_BASE,
 )
-qwen2 = _family(
+qwen2 = decoder_family(
     "qwen2",
     "Qwen2ForCausalLM",
     _sizes(151_936, 4096, 32, 32, intermediate_size=22_016),
@@ -125,7 +120,7 @@ qwen2 = _family(
     [*LLAMA_ROWS, *PRE_NORM],
     **LLAMA_BASE,
 )
-qwen3 = _family(
+qwen3 = decoder_family(
     "qwen3",
     "Qwen3ForCausalLM",
     _sizes(151_936, 4096, 32, 32, intermediate_size=22_016),
@@ -136,7 +131,7 @@ qwen3 = _family(
     **LLAMA_BASE,
 )
 
-qwen2_5_vl_text = _family(
+qwen2_5_vl_text = decoder_family(
     "qwen2_5_vl_text",
     "Qwen2_5_VLTextModel",
     {
@@ -148,6 +143,7 @@ qwen2_5_vl_text = _family(
     (
         *_llama_settings(_act(), sectioned_rope((16, 24, 24)), layer_windows(None), fixed(qkv_bias=True), groups=8),
         head_width(written=False),
+        token_ids(bos_token_id=151_643, eos_token_id=151_645),
     ),
     [*LLAMA_ROWS, *PRE_NORM],
     **LLAMA_BASE,
@@ -165,7 +161,7 @@ _GEMMA_CAPS = (
     _act("hidden_activation", "gelu_pytorch_tanh"),
 )
 
-gemma = _family(
+gemma = decoder_family(
     "gemma",
     "GemmaForCausalLM",
     _sizes(256_000, 3072, 28, 16, intermediate_size=24_576),
@@ -181,47 +177,41 @@ gemma = _family(
     [*LLAMA_ROWS, *PRE_NORM],
     **LLAMA_BASE,
 )
-gemma2 = _family(
-    "gemma2",
-    "Gemma2ForCausalLM",
-    _sizes(256_000, 2304, 26, 8, intermediate_size=9216),
-    _llama_settings(
-        *_GEMMA,
-        *_GEMMA_CAPS,
-        rope(),
-        layer_windows(2),
-        same("attn_logit_softcapping", "attention_softcap", 50.0),
-        same("final_logit_softcapping", "logits_softcap", 30.0),
-        tie=True,
-        groups=4,
-        width=256,
-    ),
-    [*LLAMA_ROWS, *SANDWICH_NORMS],
-    **LLAMA_BASE,
+
+
+def _later_gemma(
+    model_type: str,
+    architecture: str,
+    vocab_size: int,
+    *more: Setting,
+    attention_cap: float | None = None,
+    logits_cap: float | None = None,
+) -> Family:
+    """Gemma-2 and 3; what they differ in are positions, windows, and the caps where config.json does not say."""
+    caps = (
+        same("attn_logit_softcapping", "attention_softcap", attention_cap),
+        same("final_logit_softcapping", "logits_softcap", logits_cap),
+    )
+    return decoder_family(
+        model_type,
+        architecture,
+        _sizes(vocab_size, 2304, 26, 8, intermediate_size=9216),
+        _llama_settings(*_GEMMA, *_GEMMA_CAPS, *caps, *more, tie=True, groups=4, width=256),
+        [*LLAMA_ROWS, *SANDWICH_NORMS],
+        **LLAMA_BASE,
+    )
+
+
+gemma2 = _later_gemma(
+    "gemma2", "Gemma2ForCausalLM", 256_000, rope(), layer_windows(2), attention_cap=50.0, logits_cap=30.0
 )
-gemma3 = _family(
-    "gemma3_text",
-    "Gemma3ForCausalLM",
-    _sizes(262_208, 2304, 26, 8, intermediate_size=9216),
-    _llama_settings(
-        *_GEMMA,
-        *_GEMMA_CAPS,
-        layered_rope(),
-        layer_windows(6),
-        fixed(qk_norm="head"),
-        same("attn_logit_softcapping", "attention_softcap", None),
-        same("final_logit_softcapping", "logits_softcap", None),
-        tie=True,
-        groups=4,
-        width=256,
-    ),
-    [*LLAMA_ROWS, *SANDWICH_NORMS],
-    **LLAMA_BASE,
+gemma3 = _later_gemma(
+    "gemma3_text", "Gemma3ForCausalLM", 262_208, layered_rope(), layer_windows(6), fixed(qk_norm="head")
 )
 
 
 def _gpt2(*more: Setting, rows: Sequence[Row] = ()) -> Family:
-    return _family(
+    return decoder_family(
         "gpt2",
         "GPT2LMHeadModel",
         {"vocab_size": 50_257, "n_embd": 768, "n_layer": 12, "n_head": 12},
@@ -239,6 +229,7 @@ def _gpt2(*more: Setting, rows: Sequence[Row] = ()) -> Family:
             fixed(norm="layer", mlp_gated=False, mlp_bias=True, qkv_bias=True, out_bias=True, positions="learned"),
             only("scale_attn_weights", True),
             only("scale_attn_by_inverse_layer_idx", False),
+            token_ids(bos_token_id=50_256, eos_token_id=50_256),
             *more,
         ),
         [
@@ -275,16 +266,12 @@ gpt2_with_encoder = _gpt2(
     ],
 )
 
-gpt_neox = _family(
+gpt_neox = decoder_family(
     "gpt_neox",
     "GPTNeoXForCausalLM",
     _sizes(50_432, 6144, 44, 64, intermediate_size=24_576),
     (
-        same("vocab_size", "vocab_size"),
-        same("hidden_size", "width"),
-        same("num_hidden_layers", "layers"),
-        same("num_attention_heads", "heads"),
-        same("intermediate_size", "mlp_width"),
+        *sizes(),
         same("layer_norm_eps", "norm_eps", 1e-5),
         same("use_parallel_residual", "parallel_residual", True),
         head_width(written=False),
@@ -313,16 +300,12 @@ gpt_neox = _family(
     ignored=(r".*\.attention\.(bias|masked_bias)", r".*rotary_emb\.inv_freq"),
 )
 
-opt = _family(
+opt = decoder_family(
     "opt",
     "OPTForCausalLM",
     _sizes(50_272, 768, 12, 12, ffn_dim=3072),
     (
-        same("vocab_size", "vocab_size"),
-        same("hidden_size", "width"),
-        same("num_hidden_layers", "layers"),
-        same("num_attention_heads", "heads"),
-        same("ffn_dim", "mlp_width"),
+        *sizes(mlp_width="ffn_dim"),
         same("max_position_embeddings", "max_length", 2048),
         head_width(written=False),
         _act("activation_function", "relu"),
@@ -348,7 +331,7 @@ opt = _family(
     spellings=({"base": "model.decoder."}, {"base": "decoder."}),
 )
 
-mpt = _family(
+mpt = decoder_family(
     "mpt",
     "MptForCausalLM",
     {"vocab_size": 50_368, "d_model": 2048, "n_layers": 24, "n_heads": 16},

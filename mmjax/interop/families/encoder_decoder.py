@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from mmjax.interop.families.decoders import gpt2_with_encoder
 from mmjax.interop.families.rows import linear
 from mmjax.interop.families.vision import dinov2, dinov2_with_registers, vit
-from mmjax.interop.family import Family, Part
+from mmjax.interop.family import Family, Part, token_inputs
 from mmjax.interop.settings import only, same
 from mmjax.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 
@@ -17,7 +17,7 @@ def _inputs(config: EncoderDecoderConfig) -> tuple[jax.ShapeDtypeStruct, ...]:
     side = config.vision.image_size
     return (
         jax.ShapeDtypeStruct((1, 1, side, side, 3), jnp.float32),
-        *(jax.ShapeDtypeStruct((1, 1), jnp.int32),) * 4,
+        *token_inputs(4),
     )
 
 
@@ -39,4 +39,5 @@ vision_encoder_decoder = Family(
         Part("decoder", "decoder", (gpt2_with_encoder,)),
     ),
     spellings=({"vision.base": "encoder.", "decoder.base": "decoder.transformer.", "decoder.head": "decoder."},),
+    writes=True,
 )

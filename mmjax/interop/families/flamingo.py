@@ -82,6 +82,7 @@ def flamingo_family(model_type: str, architecture: str, parts: tuple[Part, ...],
         parts=parts,
         canonical=_canonical,
         not_exported=(),
+        writes=True,
         **more,
     )
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from mmjax.interop.configs import read_config
-from mmjax.interop.families.decoder_settings import canonical, head_width, rope, shallow_places, tied
-from mmjax.interop.families.decoders import LLAMA_ROWS, PRE_NORM
+from mmjax.interop.families.decoder_settings import head_width, rope, sizes, tied
+from mmjax.interop.families.decoders import LLAMA_ROWS, PRE_NORM, decoder_family
 from mmjax.interop.families.flamingo import flamingo_family, flamingo_places, gates
 from mmjax.interop.families.rows import ACTIVATIONS, attention, linear, norm
-from mmjax.interop.families.vision import clip_vision
-from mmjax.interop.family import Family, Part, Place, Row
-from mmjax.interop.settings import Setting, Tree, fixed, lookup, named, only, same
+from mmjax.interop.families.vision import CLIP_EMBEDDINGS, clip_vision, tower_settings
+from mmjax.interop.family import Part, Place, Row
+from mmjax.interop.settings import Setting, Tree, fixed, lookup, named, same
 from mmjax.models.decoders.config import DecoderConfig
-from mmjax.models.decoders.decoder import Decoder
 from mmjax.models.flamingo import FlamingoConfig
 
 
@@ -41,16 +37,13 @@ _IDEFICS_DEFAULTS = {
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
 }
-_idefics_decoder = Family(
+_idefics_decoder = decoder_family(
     "idefics",
     "IdeficsForVisionText2Text",
-    DecoderConfig,
+    _IDEFICS_DEFAULTS,
     (
+        *sizes(),
         _two_vocabularies(),
-        same("hidden_size", "width"),
-        same("num_hidden_layers", "layers"),
-        same("num_attention_heads", "heads"),
-        same("intermediate_size", "mlp_width"),
         same("rms_norm_eps", "norm_eps", 1e-6),
         named("hidden_act", "activation", ACTIVATIONS, "silu"),
         head_width(written=False),
@@ -63,32 +56,23 @@ _idefics_decoder = Family(
         Row("{base}embed_tokens.additional_embedding.weight", "added_embedding"),
         Row("{head}lm_head.additional_fc.weight", "added_unembedding", tied_to="added_embedding"),
     ),
-    shallow_places,
-    lambda config, dtype: Decoder(config, None, dtype),
-    lambda config: (jax.ShapeDtypeStruct((1, 1), jnp.int32),) * 3,
-    defaults=_IDEFICS_DEFAULTS,
     ignored=(r".*rotary_emb\.inv_freq",),
-    not_exported=("remat", "embedding_init"),
-    canonical=canonical,
 )
 _idefics_vision = dataclasses.replace(
     clip_vision,
     model_type="idefics_vision",
     architecture="IdeficsVisionTransformer",
-    settings=(
-        same("embed_dim", "width"),
-        same("num_hidden_layers", "layers"),
-        same("num_attention_heads", "heads"),
+    settings=tower_settings(
         same("intermediate_size", "mlp_width"),
-        same("image_size", "image_size"),
-        same("patch_size", "patch_size"),
-        same("layer_norm_eps", "norm_eps", 1e-5),
         named("hidden_act", "activation", ACTIVATIONS, "gelu"),
-        only("num_channels", 3),
-        fixed(class_token=True, class_position=True, pool="class", patch_bias=False, pre_norm_embeddings=True),
+        *CLIP_EMBEDDINGS,
         fixed(feature_tokens="all"),
         # The last norm is for the class token alone, which nothing reads.
         Setting(lambda outside: {"feature_layer": outside["num_hidden_layers"]}, lambda config: {}),
+        image_size=224,
+        patch_size=14,
+        eps=1e-5,
+        width="embed_dim",
     ),
     defaults={
         "embed_dim": 768,

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.core.errors import InputError
+from mmjax.interop.families.decoder_settings import tied_together
 from mmjax.interop.families.decoders import ONE_WAY, gemma, gemma2, gemma3, gpt2, llama, mistral, qwen2, qwen3
 from mmjax.interop.families.rows import ACTIVATIONS, linear
 from mmjax.interop.families.vision import clip_vision, siglip_vision
-from mmjax.interop.family import Family, Part, Place, Row, Spelling
+from mmjax.interop.family import Family, Part, Place, Row, Spelling, token_inputs
 from mmjax.interop.settings import Setting, Tree, fixed, lookup, named, same, within
 from mmjax.models.inline import InlineConfig, InlineModel
 
@@ -23,7 +24,7 @@ def _abstract_inputs(config: InlineConfig) -> tuple:
     side = config.vision.image_size
     return (
         jax.ShapeDtypeStruct((1, 1, side, side, 3), jnp.float32),
-        *(jax.ShapeDtypeStruct((1, 1), jnp.int32),) * 3,
+        *token_inputs(),
     )
 
 
@@ -50,7 +51,8 @@ def inline_family(
         _abstract_inputs,
         parts=(vision, decoder),
         spellings=tuple(spellings),
-        not_exported=(),
+        not_exported=("image_mean", "image_std"),
+        writes=True,
         **more,
     )
 
@@ -74,15 +76,6 @@ def image_token(key: str, default: int) -> Setting:
         return {"image_token": outside.get(key, outside.get(other, default))}
 
     return Setting(read, lambda config: {key: config.image_token})
-
-
-def tied_together(default: bool) -> Setting:
-    """tie_word_embeddings of the whole model, which its text_config may repeat."""
-
-    def read(outside: Tree) -> dict[str, Any]:
-        return {"decoder": {"tied_embeddings": outside.get("tie_word_embeddings", default)}}
-
-    return Setting(read, lambda config: {"tie_word_embeddings": config.decoder.tied_embeddings})
 
 
 def feature_layers() -> Setting:

@@ -10,9 +10,18 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.core.errors import InputError
-from mmjax.interop.families.decoder_settings import canonical, head_width, key_value_heads, rope
+from mmjax.interop.families.decoder_settings import (
+    canonical,
+    head_width,
+    headless,
+    key_value_heads,
+    rope,
+    sizes,
+    token_ids,
+)
 from mmjax.interop.families.rows import ACTIVATIONS, PATCHES, attention, linear, norm
-from mmjax.interop.family import Family, Part, Place, Row
+from mmjax.interop.families.vision import tower_settings
+from mmjax.interop.family import Family, Part, Place, Row, token_inputs
 from mmjax.interop.settings import Setting, Tree, fixed, named, only, same, within, written
 from mmjax.models.decoders.decoder import block_names, plan_depth
 from mmjax.models.encoders.tiled_vit import TiledViT, TiledViTConfig
@@ -44,7 +53,6 @@ _VISION = {
 }
 # Rows that the embeddings have beyond vocab_size; the image token is the first of them.
 _EXTRA_EMBEDDINGS = 8
-_PADDING = 128_004  # the padding token where config.json does not say
 
 
 # ---- The picture encoder.
@@ -117,20 +125,18 @@ mllama_vision = Family(
     "mllama_vision_model",
     "MllamaVisionModel",
     TiledViTConfig,
-    (
-        same("hidden_size", "width"),
-        same("num_hidden_layers", "layers"),
+    tower_settings(
         same("num_global_layers", "global_layers"),
-        same("attention_heads", "heads"),
         same("intermediate_size", "mlp_width"),
-        same("image_size", "image_size"),
-        same("patch_size", "patch_size"),
         same("max_num_tiles", "tiles"),
-        same("norm_eps", "norm_eps", 1e-5),
         named("hidden_act", "activation", ACTIVATIONS, "gelu"),
-        only("num_channels", 3),
         _aspect_ratios(),
         _taps(),
+        image_size=_VISION["image_size"],
+        patch_size=_VISION["patch_size"],
+        eps=1e-5,
+        heads="attention_heads",
+        norm_eps="norm_eps",
     ),
     (
         Row("{base}class_embedding", "class_token", "1 D -> D"),
@@ -223,16 +229,16 @@ def _depth() -> Setting:
 _DECODER = within(
     "decoder",
     (
-        same("vocab_size", "vocab_size"),
-        same("hidden_size", "width"),
-        same("num_attention_heads", "heads"),
-        same("intermediate_size", "mlp_width"),
+        *sizes(),
         same("rms_norm_eps", "norm_eps"),
         key_value_heads(),
         head_width(written=False),
         named("hidden_act", "activation", ACTIVATIONS, "silu"),
         rope(base_key="rope_theta"),
         only("tie_word_embeddings", False),
+        token_ids(eos_token_id=128_001, pad_token_id=128_004),
+        # A first token cannot be null in this layout.
+        written(lambda config: {"bos_token_id": 0} if config.vocab_size <= 128_000 else {}),
         fixed(tied_embeddings=False, extra_embeddings=_EXTRA_EMBEDDINGS),
     ),
 )
@@ -241,10 +247,17 @@ _CROSS = fixed(
 )
 
 
-def _text_keys(config: MllamaConfig) -> dict[str, Any]:
-    """What a text_config needs that says nothing about the model; its padding token must be a row of the embeddings."""
-    padding = {"pad_token_id": None} if config.decoder.vocab_size <= _PADDING else {}
-    return {"model_type": "mllama_text_model"} | padding
+def _without_head() -> Setting:
+    """Without a head, the tokens that are read and never written are rows of the embeddings like all others."""
+
+    def read(outside: Tree) -> dict[str, Any]:
+        if not headless(outside):
+            return {}
+        words = (outside.get("text_config") or {}).get("vocab_size", _TEXT["vocab_size"])
+        fields = {"vocab_size": words + _EXTRA_EMBEDDINGS, "extra_embeddings": 0, "tied_embeddings": True}
+        return {"decoder": fields}
+
+    return Setting(read, lambda config: {})
 
 
 def _text_layer(inside: str) -> list[Row]:
@@ -306,14 +319,15 @@ mllama = Family(
     "MllamaForConditionalGeneration",
     MllamaConfig,
     (
-        *_in_text((*_DECODER, _depth(), written(_text_keys))),
+        *_in_text((*_DECODER, _depth(), written(lambda config: {"model_type": "mllama_text_model"}))),
         _CROSS,
+        _without_head(),
         same("image_token_index", "image_token", 128_256),
     ),
     (*_TEXT_ROWS, *linear("{connector}", "media_projection")),
     _places,
     Mllama,
-    lambda config: (*_vision_inputs(config.vision, 1), *(jax.ShapeDtypeStruct((1, 1), jnp.int32),) * 4),
+    lambda config: (*_vision_inputs(config.vision, 1), *token_inputs(4)),
     parts=(Part("vision", "vision_config", (mllama_vision,)),),
     spellings=(
         {
@@ -330,4 +344,5 @@ mllama = Family(
     ),
     ignored=(r".*rotary_emb\.inv_freq",),
     canonical=_canonical,
+    writes=True,
 )

@@ -11,7 +11,7 @@ from mmjax.interop.configs import read_config
 from mmjax.interop.families.decoders import gpt_neox, llama, mistral, mpt, opt
 from mmjax.interop.families.flamingo import flamingo_family, flamingo_places, gates
 from mmjax.interop.families.rows import PATCHES, from_heads, fused, linear, norm, qkv, to_heads
-from mmjax.interop.families.vision import clip_vision
+from mmjax.interop.families.vision import CLIP_EMBEDDINGS, clip_vision
 from mmjax.interop.family import Family, Part, Row, Spelling
 from mmjax.interop.settings import Setting, Tree, fixed, lookup, named, only, same
 from mmjax.models.encoders.vit import ViTConfig
@@ -61,7 +61,7 @@ open_clip_vision = dataclasses.replace(
         _share_of_width("mlp_ratio", 4.0, "mlp_width", "multiple"),
         named("quick_gelu", "activation", {True: "gelu_quick", False: "gelu"}, False),
         _last_norm(),
-        fixed(class_token=True, class_position=True, pool="class", patch_bias=False, pre_norm_embeddings=True),
+        *CLIP_EMBEDDINGS,
         fixed(norm_eps=1e-5),
         only("attentional_pool", False),
         only("ls_init_value", None),

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.core.errors import InputError
+from mmjax.interop.families.decoder_settings import tied_together
 from mmjax.interop.families.decoders import qwen2_5_vl_text
 from mmjax.interop.families.inline import image_token, inline_family
 from mmjax.interop.families.rows import ACTIVATIONS, from_heads, fused, linear, norm, qkv
-from mmjax.interop.family import Family, Part, Row, decoder_places
+from mmjax.interop.family import Family, Part, Row, decoder_places, token_inputs
 from mmjax.interop.settings import Setting, Tree, named, same
 from mmjax.models.encoders.window_vit import PackedPatches, WindowViT, WindowViTConfig
 from mmjax.models.inline import InlineConfig
@@ -130,19 +131,8 @@ def _video_token() -> Setting:
     return Setting(token.read, lambda config: {} if config.video_token is None else token.write(config))
 
 
-def _tied() -> Setting:
-    """tie_word_embeddings of the whole model; some checkpoints say it in text_config alone."""
-
-    def read(outside: Tree) -> dict[str, Any]:
-        text = outside.get("text_config") or {}
-        tied = outside.get("tie_word_embeddings", False) or text.get("tie_word_embeddings", False)
-        return {"decoder": {"tied_embeddings": tied}}
-
-    return Setting(read, lambda config: {"tie_word_embeddings": config.decoder.tied_embeddings})
-
-
 def _abstract_inputs(config: InlineConfig) -> tuple:
-    return _packed_inputs(config.vision), *(jax.ShapeDtypeStruct((1, 1), jnp.int32),) * 3
+    return _packed_inputs(config.vision), *token_inputs()
 
 
 _RELEASED = {"vision.base": "visual.", "connector": "visual.merger.", "decoder.base": "model."}
@@ -151,6 +141,7 @@ _NESTED = {
     "connector": "model.visual.merger.",
     "decoder.base": "model.language_model.",
 }
+_HEADLESS = {"vision.base": "visual.", "connector": "visual.merger.", "decoder.base": "language_model."}
 # The first checkpoints name the whole model's type at the encoder.
 _UNNAMED_VISION = dataclasses.replace(qwen2_5_vl_vision, model_type="qwen2_5_vl")
 
@@ -163,7 +154,7 @@ qwen2_5_vl = dataclasses.replace(
         (
             image_token("image_token_id", 151_655),
             _video_token(),
-            _tied(),
+            tied_together(False, in_text=True),
             _merger(),
         ),
         [
@@ -171,7 +162,7 @@ qwen2_5_vl = dataclasses.replace(
             *linear("{connector}mlp.0", "connector/up"),
             *linear("{connector}mlp.2", "connector/out"),
         ],
-        (_RELEASED, _NESTED),
+        (_RELEASED, _NESTED, _HEADLESS),
     ),
     inputs=_abstract_inputs,
 )

@@ -60,3 +60,14 @@ def fused(outside: str, inside: tuple[str, ...], weight: str, bias: str, *, join
 def qkv(inside: str) -> tuple[str, ...]:
     """Paths of the three linear maps of an attention layer."""
     return tuple(f"{inside}/{name}" for name in ("query", "key", "value"))
+
+
+# A layer of CLIP's towers, SigLIP's, and others that took their names; its attention apart, which some have otherwise.
+CLIP_ATTENTION = "{base}encoder.layers.{layer}.self_attn"
+CLIP_HEADS = attention(CLIP_ATTENTION, "{layer}/attention", "q_proj", "k_proj", "v_proj", "out_proj")
+CLIP_LAYER = [
+    *norm("{base}encoder.layers.{layer}.layer_norm1", "{layer}/attention_norm"),
+    *norm("{base}encoder.layers.{layer}.layer_norm2", "{layer}/mlp_norm"),
+    *linear("{base}encoder.layers.{layer}.mlp.fc1", "{layer}/mlp/up"),
+    *linear("{base}encoder.layers.{layer}.mlp.fc2", "{layer}/mlp/down"),
+]

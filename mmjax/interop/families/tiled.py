@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from mmjax.interop.families.inline import LANGUAGE, image_token, inline_family, llava, text_width, tied_together
+from mmjax.interop.families.decoder_settings import tied_together
+from mmjax.interop.families.inline import LANGUAGE, image_token, inline_family, llava, text_width
 from mmjax.interop.families.vision import IDEFICS3_VISION, SMOLVLM_VISION
 from mmjax.interop.family import Family, Part, Row
 from mmjax.interop.settings import Setting, Tree, fixed, same, within
@@ -51,13 +52,13 @@ def _idefics3(model_type: str, architecture: str, vision: Sequence[Family]) -> F
             *within("connector", (same("scale_factor", "shuffle", 2), fixed(bias=False))),
         ),
         [Row("{connector}modality_projection.proj.weight", "connector/out/kernel", "D M -> M D")],
-        [
+        [  # and as it is saved without its head
             {
-                "vision.base": "model.vision_model.",
-                "connector": "model.connector.",
-                "decoder.base": "model.text_model.",
-                "decoder.head": "",
+                "vision.base": f"{model}vision_model.",
+                "connector": f"{model}connector.",
+                "decoder.base": f"{model}text_model.",
             }
+            for model in ("model.", "")
         ],
     )
 

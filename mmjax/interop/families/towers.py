@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmjax.interop.families.decoder_settings import canonical, head_width, shallow_places
-from mmjax.interop.families.rows import ACTIVATIONS, attention, linear, norm
+from mmjax.interop.families.decoder_settings import canonical, head_width, shallow_places, sizes, token_ids
+from mmjax.interop.families.rows import ACTIVATIONS, CLIP_HEADS, CLIP_LAYER, attention, linear, norm
 from mmjax.interop.families.vision import clip_vision, siglip2_vision, siglip_vision
-from mmjax.interop.family import Family, Part, Row
+from mmjax.interop.family import Family, Part, Row, token_inputs
 from mmjax.interop.settings import Setting, Tree, fixed, named, only, same, within, written
 from mmjax.models.encoders.text import TextEncoder, TextEncoderConfig
 from mmjax.models.two_tower import TwoTower, TwoTowerConfig
@@ -32,11 +32,7 @@ def _layers(*more: Setting, length: int, eps: float, act: str, bidirectional: bo
     return within(
         "decoder",
         (
-            same("vocab_size", "vocab_size"),
-            same("hidden_size", "width"),
-            same("num_hidden_layers", "layers"),
-            same("num_attention_heads", "heads"),
-            same("intermediate_size", "mlp_width"),
+            *sizes(),
             same("max_position_embeddings", "max_length", length),
             same("layer_norm_eps", "norm_eps", eps),
             named("hidden_act", "activation", ACTIVATIONS, act),
@@ -59,7 +55,7 @@ def _text_family(
         tuple(rows),
         lambda config: shallow_places(config.decoder, "decoder/"),
         TextEncoder,
-        lambda config: (jax.ShapeDtypeStruct((1, 1), jnp.int32),) * 3,
+        lambda config: token_inputs(),
         defaults=defaults,
         canonical=lambda config: dataclasses.replace(
             config, decoder=dataclasses.replace(canonical(config.decoder), remat="none", embedding_init=0.02)
@@ -72,11 +68,8 @@ _TOWER_ROWS = [
     Row("{base}embeddings.token_embedding.weight", "decoder/embedding"),
     Row("{base}embeddings.position_embedding.weight", "decoder/position_embedding"),
     *norm("{base}final_layer_norm", "decoder/final_norm"),
-    *norm("{base}encoder.layers.{layer}.layer_norm1", "{layer}/attention_norm"),
-    *norm("{base}encoder.layers.{layer}.layer_norm2", "{layer}/mlp_norm"),
-    *attention("{base}encoder.layers.{layer}.self_attn", "{layer}/attention", "q_proj", "k_proj", "v_proj", "out_proj"),
-    *linear("{base}encoder.layers.{layer}.mlp.fc1", "{layer}/mlp/up"),
-    *linear("{base}encoder.layers.{layer}.mlp.fc2", "{layer}/mlp/down"),
+    *CLIP_LAYER,
+    *CLIP_HEADS,
 ]
 _TOWER = {"spellings": ({"base": "text_model."}, {}), "ignored": (r".*embeddings\.position_ids",)}
 
@@ -106,7 +99,7 @@ clip_text = _text_family(
         "num_attention_heads": 8,
     },
     (
-        *_layers(length=77, eps=1e-5, act="quick_gelu", bidirectional=False),
+        *_layers(token_ids(bos_token_id=49_406), length=77, eps=1e-5, act="quick_gelu", bidirectional=False),
         fixed(pool="eos"),
         _clip_end(),
         written(_text_head),
@@ -141,7 +134,13 @@ def _siglip_text(model_type: str, architecture: str) -> Family:
             "num_attention_heads": 12,
         },
         (
-            *_layers(length=64, eps=1e-6, act="gelu_pytorch_tanh", bidirectional=True),
+            *_layers(
+                token_ids(bos_token_id=49_406, eos_token_id=49_407),
+                length=64,
+                eps=1e-6,
+                act="gelu_pytorch_tanh",
+                bidirectional=True,
+            ),
             fixed(pool="last", projection_bias=True),
             _siglip_projection(),
         ),
@@ -232,6 +231,11 @@ def _joint_width() -> Setting:
     return Setting(read, lambda config: {"projection_dim": config.text.projection})
 
 
+def _in_pair(tower: Family) -> Family:
+    """The tower where the pair's config says how wide its vectors are: a projection that is not there is missing."""
+    return dataclasses.replace(tower, detect=lambda shapes, spelling: {})
+
+
 def _pair(model_type: str, architecture: str, vision: Family, text: Family, settings, rows) -> Family:
     return Family(
         model_type,
@@ -243,11 +247,11 @@ def _pair(model_type: str, architecture: str, vision: Family, text: Family, sett
         TwoTower,
         lambda config: (
             jax.ShapeDtypeStruct((1, config.vision.image_size, config.vision.image_size, 3), jnp.float32),
-            *(jax.ShapeDtypeStruct((1, 1), jnp.int32),) * 3,
+            *token_inputs(),
         ),
-        parts=(Part("vision", "vision_config", (vision,)), Part("text", "text_config", (text,))),
+        parts=(Part("vision", "vision_config", (_in_pair(vision),)), Part("text", "text_config", (_in_pair(text),))),
         spellings=({"vision.base": "vision_model.", "text.base": "text_model."},),
-        not_exported=("scale_init", "bias_init"),
+        not_exported=("scale_init", "bias_init", "image_mean", "image_std"),
     )
 
 

@@ -11,9 +11,21 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.core.errors import InputError
-from mmjax.interop.families.rows import ACTIVATIONS, PATCHES, attention, from_heads, fused, linear, norm, qkv
+from mmjax.interop.families.rows import (
+    ACTIVATIONS,
+    CLIP_ATTENTION,
+    CLIP_HEADS,
+    CLIP_LAYER,
+    PATCHES,
+    attention,
+    from_heads,
+    fused,
+    linear,
+    norm,
+    qkv,
+)
 from mmjax.interop.family import Family, Place, Row
-from mmjax.interop.settings import Setting, Tree, fixed, named, only, same, written
+from mmjax.interop.settings import Setting, Tree, fixed, labels, named, only, same, written
 from mmjax.models.encoders.vit import ViT, ViTConfig
 
 
@@ -43,12 +55,21 @@ def _patch_count(default: int, patch_size: int) -> Setting:
     return Setting(read, lambda config: {"num_patches": config.grid**2})
 
 
-def _settings(*more: Setting, image_size: int | Setting, patch_size: int, eps: float) -> tuple[Setting, ...]:
+def tower_settings(
+    *more: Setting,
+    image_size: int | Setting,
+    patch_size: int,
+    eps: float,
+    width: str = "hidden_size",
+    heads: str = "num_attention_heads",
+    norm_eps: str = "layer_norm_eps",
+) -> tuple[Setting, ...]:
+    """Sizes of a picture encoder, by the keys that most configs have; `eps` and sizes where they do not say."""
     return (
-        same("hidden_size", "width"),
+        same(width, "width"),
         same("num_hidden_layers", "layers"),
-        same("num_attention_heads", "heads"),
-        same("layer_norm_eps", "norm_eps", eps),
+        same(heads, "heads"),
+        same(norm_eps, "norm_eps", eps),
         image_size if isinstance(image_size, Setting) else _side("image_size", "image_size", image_size),
         _side("patch_size", "patch_size", patch_size),
         only("num_channels", 3),
@@ -103,6 +124,8 @@ def _bert_like_rows(first_norm: str, second_norm: str) -> list[Row]:
 
 
 _CLASS_POOLED = fixed(class_token=True, class_position=True, pool="class")
+# Of CLIP's picture towers, by whatever names.
+CLIP_EMBEDDINGS = (_CLASS_POOLED, fixed(patch_bias=False, pre_norm_embeddings=True))
 
 
 def _detect_vit(shapes, spelling) -> dict[str, Any]:
@@ -120,14 +143,13 @@ def _detect_vit(shapes, spelling) -> dict[str, Any]:
 def _vit_head(config: ViTConfig) -> dict[str, Any]:
     if config.projection_activation == "tanh" or not config.projection:
         return {"architectures": ["ViTModel"], "pooler_output_size": config.projection or config.width}
-    labels = {str(label): f"LABEL_{label}" for label in range(config.projection)}
-    return {"architectures": ["ViTForImageClassification"], "id2label": labels}
+    return {"architectures": ["ViTForImageClassification"], **labels(config.projection)}
 
 
 vit = _family(
     "vit",
     "ViTModel",
-    _settings(
+    tower_settings(
         same("intermediate_size", "mlp_width"),
         named("hidden_act", "activation", ACTIVATIONS, "gelu"),
         _CLASS_POOLED,
@@ -198,7 +220,7 @@ def _dinov2(model_type: str, architecture: str, patch_size: int, *more: Setting)
     return _family(
         model_type,
         architecture,
-        _settings(
+        tower_settings(
             _dinov2_width(),
             _CLASS_POOLED,
             same("layerscale_value", "layer_scale", 1.0),
@@ -231,13 +253,8 @@ _TOWER_PATCHES = Row("{base}embeddings.patch_embedding.weight", "patch_kernel", 
 _TOWER_ROWS = [
     Row("{base}embeddings.patch_embedding.bias", "patch_bias"),
     *norm("{base}post_layernorm", "final_norm"),
-    *norm("{base}encoder.layers.{layer}.layer_norm1", "{layer}/attention_norm"),
-    *norm("{base}encoder.layers.{layer}.layer_norm2", "{layer}/mlp_norm"),
-    *linear("{base}encoder.layers.{layer}.mlp.fc1", "{layer}/mlp/up"),
-    *linear("{base}encoder.layers.{layer}.mlp.fc2", "{layer}/mlp/down"),
+    *CLIP_LAYER,
 ]
-_TOWER_ATTENTION = "{base}encoder.layers.{layer}.self_attn"
-_TOWER_HEADS = attention(_TOWER_ATTENTION, "{layer}/attention", "q_proj", "k_proj", "v_proj", "out_proj")
 _TOWER_POSITIONS = Row("{base}embeddings.position_embedding.weight", "position_embedding")
 _TOWER = {"spellings": ({"base": "vision_model."}, {}), "ignored": (r".*embeddings\.position_ids",)}
 
@@ -255,11 +272,10 @@ def _clip_head(config: ViTConfig) -> dict[str, Any]:
 clip_vision = _family(
     "clip_vision_model",
     "CLIPVisionModel",
-    _settings(
+    tower_settings(
         same("intermediate_size", "mlp_width"),
         named("hidden_act", "activation", ACTIVATIONS, "quick_gelu"),
-        _CLASS_POOLED,
-        fixed(patch_bias=False, pre_norm_embeddings=True),
+        *CLIP_EMBEDDINGS,
         written(_clip_head),
         image_size=224,
         patch_size=32,
@@ -268,7 +284,7 @@ clip_vision = _family(
     [
         _TOWER_PATCHES,
         *_TOWER_ROWS,
-        *_TOWER_HEADS,
+        *CLIP_HEADS,
         Row("{base}embeddings.class_embedding", "class_token", "1 D -> D"),
         Row("{base}embeddings.position_embedding.weight", ("class_position", "position_embedding"), "P D -> +P D"),
         *norm("{base}pre_layrnorm", "embedding_norm"),
@@ -286,7 +302,7 @@ _SIGLIP = (
 )
 _SIGLIP_ROWS = [
     *_TOWER_ROWS,
-    *_TOWER_HEADS,
+    *CLIP_HEADS,
     _TOWER_POSITIONS,
     Row("{base}head.probe", "pool/probe", "1 D -> 1 1 D"),
     *fused("{base}head.attention.in_proj", qkv("pool/attention"), "D H K -> (+H K) D", "H K -> (+H K)", join="_"),
@@ -298,7 +314,7 @@ _SIGLIP_ROWS = [
 siglip_vision = _family(
     "siglip_vision_model",
     "SiglipVisionModel",
-    _settings(*_SIGLIP, image_size=224, patch_size=16, eps=1e-6),
+    tower_settings(*_SIGLIP, image_size=224, patch_size=16, eps=1e-6),
     [_TOWER_PATCHES, *_SIGLIP_ROWS],
     **_TOWER,
 )
@@ -306,7 +322,7 @@ siglip_vision = _family(
 siglip2_vision = _family(
     "siglip2_vision_model",
     "Siglip2VisionModel",
-    _settings(
+    tower_settings(
         *_SIGLIP,
         fixed(position_resize="bilinear_antialias"),
         image_size=_patch_count(256, 16),
@@ -325,7 +341,7 @@ def _idefics3(model_type: str) -> Family:
     family = _family(
         model_type,
         "Idefics3VisionTransformer",
-        _settings(
+        tower_settings(
             same("intermediate_size", "mlp_width"),
             named("hidden_act", "activation", ACTIVATIONS, "gelu_pytorch_tanh"),
             fixed(position_resize="fraction"),
@@ -333,7 +349,7 @@ def _idefics3(model_type: str) -> Family:
             patch_size=32,
             eps=1e-6,
         ),
-        [_TOWER_PATCHES, *_TOWER_ROWS, *_TOWER_HEADS, _TOWER_POSITIONS],
+        [_TOWER_PATCHES, *_TOWER_ROWS, *CLIP_HEADS, _TOWER_POSITIONS],
         **_TOWER,
     )
     return dataclasses.replace(family, defaults={**_DEFAULTS, "hidden_size": 1152, "num_attention_heads": 16})
@@ -350,7 +366,7 @@ def _blip(model_type: str, architecture: str) -> Family:
     family = _family(
         model_type,
         architecture,
-        _settings(
+        tower_settings(
             same("intermediate_size", "mlp_width"),
             named("hidden_act", "activation", ACTIVATIONS, "gelu"),
             same("qkv_bias", "qkv_bias", True),
@@ -363,8 +379,8 @@ def _blip(model_type: str, architecture: str) -> Family:
         [
             _TOWER_PATCHES,
             *_TOWER_ROWS,
-            *fused(f"{_TOWER_ATTENTION}.qkv", qkv("{layer}/attention"), "D H K -> (+H K) D", "H K -> (+H K)"),
-            *from_heads(f"{_TOWER_ATTENTION}.projection", "{layer}/attention/out"),
+            *fused(f"{CLIP_ATTENTION}.qkv", qkv("{layer}/attention"), "D H K -> (+H K) D", "H K -> (+H K)"),
+            *from_heads(f"{CLIP_ATTENTION}.projection", "{layer}/attention/out"),
             Row("{base}embeddings.class_embedding", "class_token", "1 D -> 1 1 D"),
             Row("{base}embeddings.position_embedding", ("class_position", "position_embedding"), "P D -> 1 +P D"),
         ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ IMAGE_TOKENS = {
     "Qwen2_5_VLProcessor": "<|image_pad|>",
     "MllamaProcessor": "<|image|>",
 }
+# Pictures stand before the text, whatever the text says: one a prompt.
+IN_FRONT = ("Blip2Processor", "InstructBlipProcessor")
+# Texts and pictures go in as one list.
+LISTED = ("IdeficsProcessor",)
 _FAKE = "<fake_token_around_image>"
 _COUNTS = ("num_crops", "rows", "cols", "num_tiles")  # only the prompt needs them, not the model
 
@@ -46,7 +50,8 @@ _COUNTS = ("num_crops", "rows", "cols", "num_tiles")  # only the prompt needs th
 class PromptProcessor:
     """What a checkpoint does to prompts with pictures: the class that it names, its settings, and its two sides.
 
-    `qformer` is the second tokenizer of InstructBLIP. Settings are changed by `dataclasses.replace`, e.g. `pictures`
+    `qformer` is the second tokenizer of InstructBLIP; `begins` are the tokens that the texts of an encoder's decoder
+    begin with. Settings are changed by `dataclasses.replace`, e.g. `pictures`
     with Gemma 3's pan and scan, which transformers leaves off in prompts, whatever the files say.
     """
 
@@ -55,6 +60,7 @@ class PromptProcessor:
     pictures: PictureProcessor
     tokenizer: PromptTokenizer
     qformer: PromptTokenizer | None = None
+    begins: tuple[int, ...] = ()
 
     def __call__(self, prompts: str | Sequence[str], pictures: Pictures | None = None) -> Arrays:
         """Ids and arrays under the names of transformers.
@@ -63,7 +69,8 @@ class PromptProcessor:
         all prompts in the order of their placeholders, or a list for each prompt. The picture arrays are those of
         `pictures.PictureProcessor`. To them come `input_ids`, and by class: `token_type_ids` (Gemma 3) or
         `mm_token_type_ids` (Qwen2-VL), 1 for a picture's tokens; `cross_attention_mask` (Mllama);
-        `image_attention_mask` and `attention_mask` (IDEFICS); `qformer_input_ids` (InstructBLIP).
+        `image_attention_mask` and `attention_mask` (IDEFICS); `qformer_input_ids` (InstructBLIP). OpenFlamingo's names
+        are `lang_x` and `vision_x`, and those of an encoder's decoder `decoder_input_ids` and `pixel_values`.
 
         Raises:
           InputError: placeholders and pictures are not as many, or a picture cannot be taken.
@@ -236,15 +243,39 @@ def _idefics_text(items):
     return text
 
 
+def _open_flamingo(processor: PromptProcessor, prompts: list[str], pictures: Pictures | None) -> Arrays:
+    """One token a picture, which the text after it looks at: `vision_x` [B, N, 1, 3, h, w], zeros where it is none."""
+    rows = _assigned(processor, prompts, pictures)
+    settings = processor.pictures.settings
+    size = settings.crop_size.exact if settings.do_center_crop else settings.size.exact
+    if size is None:
+        raise InputError("the pictures of OpenFlamingo are of one size; set do_center_crop and crop_size")
+    vision = np.zeros((len(rows), max(1, *map(len, rows)), 1, 3, *size), np.float32)
+    for b, row in enumerate(rows):
+        if row:
+            vision[b, : len(row), 0] = processor.pictures(row)["pixel_values"]
+    return {"lang_x": [processor.tokenizer.encode(prompt) for prompt in prompts], "vision_x": vision}
+
+
+def _captioned(processor: PromptProcessor, prompts: list[str], pictures: Pictures | None) -> Arrays:
+    """Texts that begin as all of the decoder's do, and what the encoder sees."""
+    arrays = {} if pictures is None else processor.pictures(pictures)
+    texts = [processor.tokenizer.encode(prompt, special=False) for prompt in prompts]
+    return {"decoder_input_ids": [[*processor.begins, *text] for text in texts], **arrays}
+
+
 LAYOUTS: dict[str, Callable[[PromptProcessor, list[Any], Pictures | None], Arrays]] = {
     "CLIPProcessor": _beside,
     "SiglipProcessor": _beside,
     **dict.fromkeys(REPLACEMENTS, _expanded),
-    "Blip2Processor": _in_front,
-    "InstructBlipProcessor": _in_front,
+    **dict.fromkeys(IN_FRONT, _in_front),
     "MllamaProcessor": _mllama,
-    "IdeficsProcessor": _idefics,
+    **dict.fromkeys(LISTED, _idefics),
+    "OpenFlamingo": _open_flamingo,
+    "VisionEncoderDecoder": _captioned,
 }
+# Without a class of processor of their own: what their files name is that of their pictures or their text.
+_WITHOUT_CLASS = {"open_flamingo": "OpenFlamingo", "vision-encoder-decoder": "VisionEncoderDecoder"}
 _BY_MODEL_TYPE = {
     "clip": "CLIPProcessor",
     "siglip": "SiglipProcessor",
@@ -290,6 +321,7 @@ _ADDED_SPECIAL = {
     "Blip2Processor": ["<image>"],
     "InstructBlipProcessor": ["<image>"],
     "Idefics3Processor": [_FAKE, "<image>", "<end_of_utterance>"],
+    "OpenFlamingo": ["<|endofchunk|>", "<image>"],
 }
 
 
@@ -305,8 +337,10 @@ def read_prompt_processor(folder: str | Path) -> PromptProcessor:
     folder = Path(folder)
     files = [folder / f"{stem}_config.json" for stem in ("processor", "preprocessor", "tokenizer")]
     trees = [read_json(path) for path in files]
+    config = read_json(folder / "config.json")
     named = [tree["processor_class"] for tree in trees if tree.get("processor_class")]
-    name = named[0] if named else _BY_MODEL_TYPE.get(read_json(folder / "config.json").get("model_type"))
+    name = named[0] if named else _BY_MODEL_TYPE.get(config.get("model_type"))
+    name = _WITHOUT_CLASS.get(config.get("model_type"), name)
     if name not in LAYOUTS:
         raise InputError(
             f"{folder} has the processor_class {name!r}; known are {', '.join(LAYOUTS)}. It stands in {files[0].name}"
@@ -323,5 +357,19 @@ def read_prompt_processor(folder: str | Path) -> PromptProcessor:
     tokenizer = read_tokenizer(folder)
     tokenizer.ensure(_ADDED_SPECIAL.get(name, []), special=True)
     tokenizer.ensure(_ADDED.get(name, []), special=False)
+    if name == "OpenFlamingo":
+        _check_tokens(tokenizer, config)
     qformer = read_tokenizer(folder / "qformer_tokenizer") if name == "InstructBlipProcessor" else None
-    return PromptProcessor(name, settings, dataclasses.replace(pictures, settings=changed), tokenizer, qformer)
+    start = config.get("decoder_start_token_id") if name == "VisionEncoderDecoder" else None
+    begins = () if start is None else (start,)
+    return PromptProcessor(name, settings, dataclasses.replace(pictures, settings=changed), tokenizer, qformer, begins)
+
+
+def _check_tokens(tokenizer: PromptTokenizer, config: Mapping[str, Any]) -> None:
+    """The tokens that config.json names must be those that the tokenizer writes."""
+    for key, token in (("media_token_id", "<image>"), ("eoc_token_id", "<|endofchunk|>")):
+        if tokenizer.id_of(token) != config.get(key):
+            raise InputError(
+                f"config.json has {key}={config.get(key)}, but {token} is {tokenizer.id_of(token)} in the tokenizer of "
+                f"{tokenizer.where}; both must be those of the language model that the weights were trained upon"
+            )

@@ -71,10 +71,10 @@ class Projector(nn.Module):
                 raise InputError(f"{x.shape[1]} patches do not divide into groups of {config.join}, which are joined")
             x = x.reshape(x.shape[0], -1, config.join * x.shape[-1])
         if config.hidden:
-            up = Linear((config.hidden,), ("embed",), ("mlp",), config.bias, self.dtype, name="up")
+            up = Linear((config.hidden,), ("embed",), ("mlp",), config.bias, self.dtype, rows="image", name="up")
             x = ACTIVATIONS[config.activation](up(x))
         axis = "mlp" if config.hidden else "embed"
-        return Linear((config.width,), (axis,), ("embed",), config.bias, self.dtype, name="out")(x)
+        return Linear((config.width,), (axis,), ("embed",), config.bias, self.dtype, rows="image", name="out")(x)
 
 
 def _squares(x, side: int):

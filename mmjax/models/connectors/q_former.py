@@ -16,6 +16,7 @@ from mmjax.core.errors import ConfigError, InputError
 from mmjax.layers.attention import Attention, AttentionConfig
 from mmjax.layers.linear import Linear, Norm
 from mmjax.layers.mlp import MLP, Activation
+from mmjax.layers.parameters import parameter
 from mmjax.ops.masks import AttentionMask
 from mmjax.parallel.sharding import constrain
 
@@ -89,17 +90,19 @@ class QFormerLayer(nn.Module):
             queries = self._normed("cross_attention", queries, y)
         queries = self._feed_forward("mlp", queries)
         if not config.vocab_size:
-            return constrain(queries, "batch", "latent", "embed")
+            return constrain(queries, "image", "latent", "embed")
         both = jnp.concatenate([queries, self._feed_forward("text_mlp", text)], axis=1)
-        return constrain(both, "batch", "latent", "embed")
+        return constrain(both, "image", "latent", "embed")
 
     def _attend(self, name, x, memory, mask):
         config = self.config
         heads = AttentionConfig(config.heads, config.query_width // config.heads, qkv_bias=True, out_bias=True)
-        return Attention(heads, dtype=self.dtype, name=name)(x, memory, mask=mask)[0]
+        return Attention(heads, dtype=self.dtype, rows="image", name=name)(x, memory, mask=mask)[0]
 
     def _feed_forward(self, name, x):
-        mlp = MLP(self.config.mlp_width, self.config.activation, use_bias=True, dtype=self.dtype, name=name)
+        mlp = MLP(
+            self.config.mlp_width, self.config.activation, use_bias=True, dtype=self.dtype, rows="image", name=name
+        )
         return self._normed(name, x, mlp(x))
 
     def _normed(self, name, x, y):
@@ -158,8 +161,8 @@ class QFormer(nn.Module):
             mask = AttentionMask(query_segments=jnp.ones_like(there), key_segments=there)
         x = Norm("layer", config.norm_eps, name="embedding_norm")(x)
         self.sow("hidden", "embeddings", x)
-        x = self._layers(constrain(x, "batch", "latent", "embed"), features, mask)
-        out = Linear((config.width,), ("embed",), (None,), True, self.dtype, name="out")
+        x = self._layers(constrain(x, "image", "latent", "embed"), features, mask)
+        out = Linear((config.width,), ("embed",), (None,), True, self.dtype, rows="image", name="out")
         return out(x[:, : config.queries])
 
     def _embed(self, tokens):
@@ -172,8 +175,8 @@ class QFormer(nn.Module):
         return jnp.take(words, tokens, axis=0) + places[None, :length]
 
     def _table(self, name, rows, axis):
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (axis, "embed"))
-        return self.param(name, init, (rows, self.config.query_width), jnp.float32).astype(self.dtype)
+        shape = (rows, self.config.query_width)
+        return parameter(self, name, nn.initializers.normal(0.02), shape, (axis, "embed"), self.dtype)
 
     def _layers(self, x, features, mask):
         config = self.config
@@ -185,6 +188,7 @@ class QFormer(nn.Module):
                 in_axes=(nn.broadcast, nn.broadcast),
                 length=config.superblocks,
                 metadata_params={nn.PARTITION_NAME: "layers"},
+                check_constancy_invariants=False,  # traced once; there is no variable that it would check
             )
             x, _ = scanned(config, config.cross_every, self.dtype, name="layers")(x, features, mask)
         if config.tail_layers:

@@ -13,6 +13,8 @@ from mmjax.core.errors import ConfigError, InputError
 from mmjax.layers.attention import Attention, AttentionConfig, KeyValueProjection
 from mmjax.layers.linear import Norm
 from mmjax.layers.mlp import MLP, Activation
+from mmjax.layers.parameters import parameter
+from mmjax.layers.remat import Remat, remat
 from mmjax.ops.masks import AttentionMask
 from mmjax.parallel.sharding import constrain
 
@@ -38,6 +40,7 @@ class ResamplerConfig:
     qk_norm: bool = False
     max_frames: int = 0
     norm_eps: float = 1e-5
+    remat: Remat = "none"
 
 
 class ResamplerLayer(nn.Module):
@@ -61,17 +64,17 @@ class ResamplerLayer(nn.Module):
         )
         features = Norm("layer", config.norm_eps, name="media_norm")(features)
         y = Norm("layer", config.norm_eps, name="attention_norm")(x)
-        attend = Attention(attention, dtype=self.dtype, name="attention")
+        attend = Attention(attention, dtype=self.dtype, rows="image", name="attention")
         if config.shared_kv:
             both = jnp.concatenate([features, y], axis=1)
             y, _ = attend(y, both, mask=mask)
         else:
-            extra = KeyValueProjection(attention, self.dtype, name="media")(features)
+            extra = KeyValueProjection(attention, self.dtype, "image", name="media")(features)
             y, _ = attend(y, y, mask=mask, extra=extra)
         x = x + y
         y = Norm("layer", config.norm_eps, name="mlp_norm")(x)
-        x = x + MLP(config.mlp_width, config.activation, dtype=self.dtype, name="mlp")(y)
-        return constrain(x, "batch", "latent", "embed"), None
+        x = x + MLP(config.mlp_width, config.activation, dtype=self.dtype, rows="image", name="mlp")(y)
+        return constrain(x, "image", "latent", "embed"), None
 
 
 class Resampler(nn.Module):
@@ -96,26 +99,27 @@ class Resampler(nn.Module):
             )
         features = features.astype(self.dtype)
         if config.max_frames:
-            init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed"))
-            table = self.param("temporal_embedding", init, (config.max_frames, width), jnp.float32)
+            init, shape = nn.initializers.normal(0.02), (config.max_frames, width)
+            table = parameter(self, "temporal_embedding", init, shape, (None, "embed"), self.dtype)
             if frames > config.max_frames:
                 raise InputError(f"{frames} frames were given but the resampler has embeddings for {config.max_frames}")
             if frames > 1:
-                features = features + table[None, :frames, None, :].astype(self.dtype)
+                features = features + table[None, :frames, None, :]
         features = features.reshape(batch, frames * patches, width)
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("latent", "embed"))
-        latents = self.param("latents", init, (config.latents, config.width), jnp.float32).astype(self.dtype)
+        init, shape = nn.initializers.normal(0.02), (config.latents, config.width)
+        latents = parameter(self, "latents", init, shape, ("latent", "embed"), self.dtype)
         x = jnp.broadcast_to(latents[None], (batch, *latents.shape))
         seen = jnp.repeat(frame_mask.astype(jnp.int32), patches, axis=1)
         ones = jnp.ones((batch, config.latents), jnp.int32)
         mask = AttentionMask(query_segments=ones, key_segments=jnp.concatenate([seen, ones], axis=1), causal=False)
         layers = nn.scan(
-            ResamplerLayer,
+            remat(ResamplerLayer, config.remat),
             variable_axes={"params": 0, "attention": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast),
             length=config.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
+            check_constancy_invariants=False,  # traced once; there is no variable that it would check
         )
         x, _ = layers(config, self.dtype, name="layers")(x, features, mask)
         return Norm("layer", config.norm_eps, name="final_norm")(x)

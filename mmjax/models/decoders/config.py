@@ -9,6 +9,7 @@ from typing import Literal
 from mmjax.core.errors import ConfigError
 from mmjax.layers.attention import AttentionConfig
 from mmjax.layers.mlp import Activation
+from mmjax.layers.remat import Remat
 from mmjax.ops.rope import RopeScaling
 
 
@@ -39,7 +40,7 @@ class DecoderConfig:
       Vaswani et al. 2017, GPT-2 as a captioner); without a gate, with heads and biases as the self-attention.
     extra_embeddings: rows of the input embeddings beyond the vocabulary: tokens that are read, but never written.
     parallel_residual: attention and feed-forward read the same input (GPT-NeoX).
-    remat: what the backward pass computes again: "none", "dots" (all but matrix products with weights), "full".
+    remat: what the backward pass computes again; see `layers.remat`.
     """
 
     vocab_size: int
@@ -85,7 +86,7 @@ class DecoderConfig:
     encoder_attention: bool = False
     extra_embeddings: int = 0
     parallel_residual: bool = False
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Remat = "none"
 
     def __post_init__(self):
         if self.positions == "learned" and self.max_length < 1:

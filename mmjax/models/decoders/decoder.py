@@ -8,6 +8,8 @@ is in `tail/...`. Program size does not grow with depth.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,14 +21,27 @@ import numpy as np
 
 from mmjax.core.arrays import Array, Bool, Float, Int
 from mmjax.core.errors import ConfigError
-from mmjax.layers.attention import Attention, KeyValue
+from mmjax.layers.attention import Attention
+from mmjax.layers.cache import KeyValue, Meeting
+from mmjax.layers.embedding import lookup
 from mmjax.layers.linear import Norm
 from mmjax.layers.mlp import MLP
+from mmjax.layers.parameters import parameter
+from mmjax.layers.remat import remat
+from mmjax.models.decoders.cache import (
+    FULL,
+    DecoderCache,
+    SharedPrefix,
+    kind_of,
+    meet,
+    places_by_kind,
+    see_shared,
+)
 from mmjax.models.decoders.config import DecoderConfig, DepthPlan, depth_plan
 from mmjax.models.fusion.gated import GatedCrossAttention, GatedCrossAttentionConfig
 from mmjax.ops.masks import AttentionMask
 from mmjax.ops.rope import rope_frequencies
-from mmjax.parallel.sharding import constrain
+from mmjax.parallel.sharding import constrain, starting
 
 
 @flax.struct.dataclass
@@ -49,40 +64,46 @@ class Inline:
 
 
 @flax.struct.dataclass
-class DecoderCache:
-    """Keys and values of all layers, and what stands at each place of the cache (segment 0: nothing yet)."""
-
-    blocks: dict[str, KeyValue]
-    tail: dict[str, KeyValue]
-    positions: Int[Array, "B S"]
-    segments: Int[Array, "B S"]
-
-
-@flax.struct.dataclass
 class DecoderOutput:
-    """`hidden` after the final norm; logits are `softcap(hidden @ unembedding.T)`."""
+    """`hidden` after the final norm."""
 
     hidden: Float[Array, "B T D"]
     unembedding: Float[Array, "V D"]
     cache: DecoderCache | None
     logits_softcap: float | None = flax.struct.field(pytree_node=False)
 
+    def logits(self) -> Float[Array, "B T V"]:
+        """float32: `hidden` times the transposed unembedding, in the dtype of `hidden`, then the soft-cap."""
+        kernel = self.unembedding.astype(self.hidden.dtype)
+        scores = jnp.einsum("...d,vd->...v", self.hidden, kernel, preferred_element_type=jnp.float32)
+        cap = self.logits_softcap
+        return scores if cap is None else cap * jnp.tanh(scores / cap)
+
 
 @flax.struct.dataclass
 class _Context:
-    """What every layer sees: the same for all, so it is broadcast over the scan."""
+    """What every layer sees: the same for all, so it is broadcast over the scan.
+
+    Meetings are by kind of layer, and so, of the prefix's own kinds, are the masks over a shared prefix.
+    """
 
     rope_positions: Array
-    mask: AttentionMask
-    write_index: Array | None
+    meetings: dict[str, Meeting]
+    shared_masks: dict[str, AttentionMask]
     media: Array | None
     media_mask: AttentionMask | None
+    shared_media_mask: AttentionMask | None
 
 
-REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
+@flax.struct.dataclass
+class _Kept:
+    """What a superblock reads and does not write, by the name of the block: keys and values of media that were looked
+    at before, and of a shared prefix and its media. `layer`: its number in the stack that its text's cache is in."""
+
+    layer: Int[Array, ""] | None = None
+    media: dict[str, KeyValue] = flax.struct.field(default_factory=dict)
+    shared_text: dict[str, KeyValue] = flax.struct.field(default_factory=dict)
+    shared_media: dict[str, KeyValue] = flax.struct.field(default_factory=dict)
 
 
 def alibi_slopes(heads: int) -> Float[np.ndarray, "H"]:
@@ -95,19 +116,19 @@ def alibi_slopes(heads: int) -> Float[np.ndarray, "H"]:
 
 
 class DecoderBlock(nn.Module):
-    """One layer of self-attention, attention to the media where the config says so, and feed-forward.
-
-    Where it attends to media, its cache is a pair: of the text, and of the media.
-    """
+    """One layer of self-attention, attention to the media where the config says so, and feed-forward."""
 
     config: DecoderConfig
     window: int | None
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], context: Any, cache: Any) -> tuple[Any, Any]:
+    def __call__(
+        self, x: Float[Array, "B T D"], context: Any, cache: KeyValue | None, kept: Any
+    ) -> tuple[Float[Array, "B T D"], KeyValue | None, KeyValue | None]:
+        """The output, the cache of the text, and the keys and values of the media."""
         config = self.config
-        cache, media_cache = cache if config.encoder_attention and cache is not None else (cache, None)
+        seen = None
         out_scale = 1.0 / (2 * config.layers)
         attend = Attention(
             config.attention,
@@ -126,9 +147,15 @@ class DecoderBlock(nn.Module):
             return Norm(config.norm, config.norm_eps, config.norm_offset, config.norm_bias, name=name)
 
         def attention(y):
-            mask = dataclasses.replace(context.mask, window=self.window)
-            places = {"positions": context.rope_positions, "write_index": context.write_index}
-            return attend(y, y, mask=mask, cache=cache, **places)
+            meeting = self._seen(context.meetings)
+            meeting = meeting.replace(mask=dataclasses.replace(meeting.mask, window=self.window))
+            how = {"mask": meeting.mask}
+            if cache is not None:
+                how = {"cache": cache, "meeting": meeting, "layer": kept.layer}
+            if context.shared_masks:
+                before = dataclasses.replace(self._seen(context.shared_masks), window=self.window)
+                how |= {"shared": kept.shared_text[self.name], "shared_mask": before}
+            return attend(y, y, positions=context.rope_positions, **how)
 
         if config.parallel_residual:
             y, pair = attention(norm("attention_norm")(x))
@@ -143,11 +170,14 @@ class DecoderBlock(nn.Module):
             if config.encoder_attention:
                 look = Attention(config.attention, out_init_scale=out_scale, dtype=self.dtype, name="encoder_attention")
                 y = norm("encoder_attention_norm")(x)
-                y, seen = look(y, context.media, mask=context.media_mask, cache=media_cache)
-                x, pair = x + y, (pair, seen)
+                y, seen = look(y, context.media, mask=context.media_mask, cache=kept.media.get(self.name))
+                x = x + y
             y = feed_forward(norm("mlp_norm")(x))
             x = x + (norm("mlp_post_norm")(y) if config.norm_position == "sandwich" else y)
-        return constrain(x, "batch", "length", "embed"), None if cache is None else pair
+        return constrain(x, "batch", "length", "embed"), None if cache is None else pair, seen
+
+    def _seen(self, by_kind):
+        return by_kind[kind_of(self.window, by_kind)]
 
     def _frequencies(self):
         config = self.config
@@ -170,18 +200,24 @@ class Superblock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], cache: dict | None, context: Any) -> tuple[Any, dict | None]:
-        new = {}
+    def __call__(self, carry: tuple[Any, dict], kept: Any, context: Any) -> tuple[tuple[Any, dict], dict]:
+        """`carry`: the text, and its caches by the name of the block (none: {}); returns those of new media too."""
+        x, caches = carry
+        caches, media = dict(caches), {}
         for name in block_names(self.cross, self.layers):
-            kept = None if cache is None else cache[name]
             if name.startswith("cross_"):
                 block = GatedCrossAttention(self.cross, self.dtype, name=name)
-                x, new[name] = block(x, context.media, context.media_mask, kept)
+                beside = {"shared": kept.shared_media.get(name), "shared_mask": context.shared_media_mask}
+                x, media[name] = block(x, context.media, context.media_mask, kept.media.get(name), **beside)
             else:
                 window = self.config.windows[int(name.removeprefix("self_")) % len(self.config.windows)]
-                x, new[name] = DecoderBlock(self.config, window, self.dtype, name=name)(x, context, kept)
+                block = DecoderBlock(self.config, window, self.dtype, name=name)
+                x, cache, media[name] = block(x, context, caches.get(name), kept)
+                if cache is not None:
+                    caches[name] = cache
             self.sow("hidden", f"{name}_output", x)
-        return x, None if cache is None else new
+        looked = {name: pair for name, pair in media.items() if pair is not None}
+        return (x, caches), looked if caches and context.media is not None else {}
 
 
 class Decoder(nn.Module):
@@ -214,6 +250,7 @@ class Decoder(nn.Module):
         rope_positions: Int[Array, "B T"] | Int[Array, "B T axes"] | None = None,
         cache: DecoderCache | None = None,
         write_index: Int[Array, "B T"] | None = None,
+        shared: SharedPrefix | None = None,
     ) -> DecoderOutput:
         """Hidden states of `tokens`; segment 0 is padding.
 
@@ -221,7 +258,8 @@ class Decoder(nn.Module):
         at is said by `media_index`, or spelt out by `media_allowed`. `prefix [B,T]` marks keys that all of their
         segment may see, tokens of one of the `blocks [B,T]` see each other. `positions` are the order of a row; where
         `rope_positions` are given, these are what rotary embeddings turn by. With a `cache`, keys and values go to the
-        places `write_index [B,T]`, and the tokens attend to the whole cache.
+        places `write_index [B,T]`, and the tokens attend to the whole cache; without `write_index` they are the first
+        in it. A `shared` prefix is seen by all rows besides, and its media by those whose `media_index` says so.
         """
         config = self.config
         if (self.cross is None and not config.encoder_attention) != (media is None):
@@ -238,19 +276,26 @@ class Decoder(nn.Module):
             causal=config.causal,
             window_cuts_blocks=config.window_cuts_blocks,
         )
+        meetings = {FULL: Meeting(mask)}
         if cache is not None:
-            mask = _over_cache(mask, cache, positions, segment_ids, write_index)
+            ordered = config.positions != "alibi" and not any(config.windows)
+            meetings, told, held = meet(cache, mask, positions, segment_ids, write_index, ordered)
         media_mask = None
         if media is not None and media_allowed is not None:
             media_mask = AttentionMask(allowed=media_allowed)
         elif media is not None:
             media_mask = AttentionMask(query_segments=media_index, key_segments=media.segments, causal=False)
+        shared_masks = {} if shared is None else see_shared(shared, mask.query_segments, positions)
+        shared_media_mask = None
+        if shared is not None and shared.media_segments is not None:
+            shared_media_mask = AttentionMask(query_segments=media_index, key_segments=shared.media_segments)
         turned_by = positions if rope_positions is None else rope_positions
-        context = _Context(turned_by, mask, write_index, media.features if media else None, media_mask)
-        x, blocks, tail = self._layers(x, context, cache)
+        features = media.features if media else None
+        context = _Context(turned_by, meetings, shared_masks, features, media_mask, shared_media_mask)
+        x, blocks, tail = self._layers(x, context, cache, shared)
         if config.final_norm:
             x = self._norm("final_norm")(x)
-        new_cache = None if cache is None else DecoderCache(blocks, tail, mask.key_positions, mask.key_segments)
+        new_cache = None if cache is None else DecoderCache(blocks, tail, told, held)
         return DecoderOutput(x, unembedding, new_cache, config.logits_softcap)
 
     def _norm(self, name):
@@ -259,7 +304,7 @@ class Decoder(nn.Module):
 
     def _embed(self, table, tokens, positions, token_types, inline):
         config = self.config
-        x = jnp.take(constrain(table.astype(self.dtype), "vocab", None), tokens, axis=0)
+        x = lookup(table, tokens).astype(self.dtype)
         if config.embedding_scale:
             x = x * jnp.asarray(config.width**0.5, self.dtype)
         if inline is not None:
@@ -279,7 +324,8 @@ class Decoder(nn.Module):
 
     def _embeddings(self):
         config = self.config
-        init = nn.with_logical_partitioning(nn.initializers.normal(config.embedding_init), ("vocab", "embed"))
+        # Left where it lies: a lookup and a loss each bring it to a place of their own.
+        init = nn.with_logical_partitioning(starting(nn.initializers.normal(config.embedding_init)), ("vocab", "embed"))
 
         def table(name, rows):
             first = self.param(name, init, (rows - config.added_vocab, config.width), jnp.float32)
@@ -292,16 +338,20 @@ class Decoder(nn.Module):
         return embedding, embedding if config.tied_embeddings else table("unembedding", config.vocab_size)
 
     def _table(self, name, rows):
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed"))
-        return self.param(name, init, (rows, self.config.width), jnp.float32).astype(self.dtype)
+        shape = (rows, self.config.width)
+        return parameter(self, name, nn.initializers.normal(0.02), shape, (None, "embed"), self.dtype)
 
-    def _layers(self, x, context, cache):
+    def _layers(self, x, context, cache, shared):
         plan = self.plan
-        block = Superblock
-        if self.config.remat != "none":
-            block = nn.remat(block, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)
-        blocks = tail = {}
-        if plan.superblocks:
+        block = remat(Superblock, self.config.remat)
+        blocks, tail = (None, None) if cache is None else (cache.blocks, cache.tail)
+        before = (None, None) if shared is None else (shared.cache.blocks, shared.cache.tail)
+        if plan.superblocks and self.has_variable("params", one_by_one(0)):
+            # Parameters of each superblock by themselves (see `decoding.writer.at_hand`): nothing is cut from a stack.
+            settings = (self.config, self.cross, plan.layers_per_superblock, self.dtype)
+            layers = [block(*settings, name=one_by_one(number)) for number in range(plan.superblocks)]
+            x, blocks = _run_one_by_one(layers, x, context, blocks, before[0])
+        elif plan.superblocks:
             scanned = nn.scan(
                 block,
                 variable_axes={"params": 0, "attention": 0, "hidden": 0},
@@ -310,13 +360,52 @@ class Decoder(nn.Module):
                 out_axes=0,
                 length=plan.superblocks,
                 metadata_params={nn.PARTITION_NAME: "layers"},
+                check_constancy_invariants=False,  # traced once; there is no variable that it would check
             )
             layers = scanned(self.config, self.cross, plan.layers_per_superblock, self.dtype, name="layers")
-            x, blocks = layers(x, None if cache is None else cache.blocks, context)
+            # The text's caches are carried, so that a step writes its own places in them and copies no others.
+            number = None if cache is None else jnp.arange(plan.superblocks, dtype=jnp.int32)
+            x, blocks = _run(layers, x, context, blocks, before[0], number)
         if plan.tail_layers:
             last = block(self.config, self.cross, plan.tail_layers, self.dtype, name="tail")
-            x, tail = last(x, None if cache is None else cache.tail, context)
+            x, tail = _run(last, x, context, tail, before[1], None)
         return x, blocks, tail
+
+
+def one_by_one(number: int) -> str:
+    """The name of a superblock's parameters where they are not stacked."""
+    return f"layers_{number}"
+
+
+def _run_one_by_one(layers, x, context: _Context, cache: dict | None, shared: dict | None):
+    """The superblocks that are stacked in the cache, whose parameters are not."""
+    text, looked = {} if cache is None else cache["text"], []
+    for number, layer in enumerate(layers):
+        of_layer = functools.partial(jax.tree.map, operator.itemgetter(number))
+        (x, text), media = layer((x, text), of_layer(_kept(context, cache, shared)).replace(layer=number), context)
+        looked.append(media)
+    return x, _cache_after(cache, text, jax.tree.map(lambda *each: jnp.stack(each), *looked))
+
+
+def _run(layers, x, context: _Context, cache: dict | None, shared: dict | None, number):
+    """One or all superblocks: the output, and the cache."""
+    kept = _kept(context, cache, shared).replace(layer=number)
+    (x, text), media = layers((x, {} if cache is None else cache["text"]), kept, context)
+    return x, _cache_after(cache, text, media)
+
+
+def _kept(context: _Context, cache: dict | None, shared: dict | None) -> _Kept:
+    """What is read only: a shared prefix, and media that were looked at before."""
+    kept = _Kept() if shared is None else _Kept(shared_text=shared["text"], shared_media=shared["media"])
+    return kept if cache is None or context.media is not None else kept.replace(media=cache["media"])
+
+
+def _cache_after(cache: dict | None, text: dict, media: dict) -> dict | None:
+    """The cache with its new text, and with new media where there are any."""
+    if cache is None:
+        return None
+    media = jax.tree.map(lambda new, held: new.astype(held.dtype), media, cache["media"]) if media else cache["media"]
+    return {"text": text, "media": media}
 
 
 def plan_depth(config: DecoderConfig, cross: GatedCrossAttentionConfig | None) -> DepthPlan:
@@ -354,24 +443,6 @@ def layer_outputs(
     return outputs
 
 
-def _over_cache(mask, cache, positions, segment_ids, write_index):
-    """The mask of tokens that attend to all that the cache holds once they are written into it."""
-    rows = jnp.arange(positions.shape[0])[:, None]
-
-    def in_cache(rule):
-        nothing = None if rule is None else jnp.zeros(cache.segments.shape, rule.dtype)
-        return None if rule is None else nothing.at[rows, write_index].set(rule)
-
-    return dataclasses.replace(
-        mask,
-        key_segments=cache.segments.at[rows, write_index].set(segment_ids),
-        query_positions=positions,
-        key_positions=cache.positions.at[rows, write_index].set(positions),
-        prefix=in_cache(mask.prefix),
-        key_blocks=in_cache(mask.key_blocks),
-    )
-
-
 def empty_cache(
     config: DecoderConfig,
     cross: GatedCrossAttentionConfig | None,
@@ -381,23 +452,33 @@ def empty_cache(
     media_length: int = 0,
     dtype: Any = jnp.float32,
 ) -> DecoderCache:
-    """A cache of `length` places for text, and of `media_length` for media, in which nothing stands yet."""
+    """A cache for rows of at most `length` tokens, and of `media_length` places for media, with nothing in it yet.
+
+    Layers with a window hold no more of a row than they look back, and `SLACK`.
+    """
     plan = plan_depth(config, cross)
 
     def pair(leading, places, attention):
         shape = (*leading, batch, places, attention.groups, attention.head_width)
         return KeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
-    def of_block(leading, name):
-        if name.startswith("cross_"):
-            return pair(leading, media_length, cross.attention)
-        own = pair(leading, length, config.attention)
-        return (own, pair(leading, media_length, config.attention)) if config.encoder_attention else own
+    places = places_by_kind(config.windows, length)
 
     def block(leading, layers):
-        return {name: of_block(leading, name) for name in block_names(cross, layers)}
+        found = {"text": {}, "media": {}}
+        for name in block_names(cross, layers):
+            if name.startswith("cross_"):
+                found["media"][name] = pair(leading, media_length, cross.attention)
+                continue
+            window = config.windows[int(name.removeprefix("self_")) % len(config.windows)]
+            found["text"][name] = pair(leading, places[kind_of(window, places)], config.attention)
+            if config.encoder_attention:
+                found["media"][name] = pair(leading, media_length, config.attention)
+        return found
 
     blocks = block((plan.superblocks,), plan.layers_per_superblock) if plan.superblocks else {}
     tail = block((), plan.tail_layers) if plan.tail_layers else {}
-    nothing = jnp.zeros((batch, length), jnp.int32)
-    return DecoderCache(blocks, tail, nothing, nothing)
+    positions, segments = (
+        {kind: jnp.zeros((batch, size), jnp.int32) for kind, size in places.items()} for _ in range(2)
+    )
+    return DecoderCache(blocks, tail, positions, segments)

@@ -27,6 +27,11 @@ def _llama3(width, layers, heads, mlp_width, *, head_width=128, tied=False, rope
     )
 
 
+def _llama(width, layers, heads, mlp_width, **kwargs) -> DecoderConfig:
+    """LLaMA (Touvron et al. 2023), and what is made of it."""
+    return DecoderConfig(32_000, width, layers, heads, 128, mlp_width, tied_embeddings=False, **kwargs)
+
+
 def _qwen2(vocab_size, width, layers, heads, kv_heads, mlp_width, *, tied=False) -> DecoderConfig:
     return DecoderConfig(
         vocab_size,
@@ -188,6 +193,9 @@ def _chinchilla(width, layers, heads) -> DecoderConfig:
 
 
 SIZES: dict[str, DecoderConfig] = {
+    "llama-7b": _llama(4096, 32, 32, 11_008),
+    "llama-65b": _llama(8192, 80, 64, 22_016),
+    "vicuna-7b": _llama(4096, 32, 32, 11_008, norm_eps=1e-5),
     "llama-3-8b": _llama3(4096, 32, 32, 14_336),
     "llama-3-70b": _llama3(8192, 80, 64, 28_672),
     "llama-3.1-8b": _llama3(4096, 32, 32, 14_336, rope_factor=8.0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -14,6 +14,8 @@ from mmjax.core.arrays import Array, Float
 from mmjax.core.errors import ConfigError, InputError
 from mmjax.layers.linear import Linear, Norm, fan_in_normal
 from mmjax.layers.mlp import MLP, Activation
+from mmjax.layers.parameters import parameter
+from mmjax.layers.remat import Remat, remat
 from mmjax.parallel.sharding import constrain, on_each_device
 
 # Both are the same in every published size.
@@ -41,7 +43,7 @@ class ConvNeXtConfig:
     norm_eps: float = 1e-6
     final_norm_eps: float = 1e-6
     projection: int = 0
-    remat: Literal["none", "full"] = "none"
+    remat: Remat = "none"
 
     def __post_init__(self):
         if not self.depths or len(self.depths) != len(self.widths):
@@ -100,23 +102,20 @@ class ConvNeXtBlock(nn.Module):
         batch, height, width, channels = x.shape
         y = self._depthwise(x)
         y = Norm("layer", config.norm_eps, name="norm")(y.reshape(batch, height * width, channels))
-        y = MLP(MLP_RATIO * channels, config.activation, False, True, self.dtype, name="mlp")(y)
+        y = MLP(MLP_RATIO * channels, config.activation, False, True, self.dtype, rows="image", name="mlp")(y)
         if config.layer_scale:
-            init = nn.with_logical_partitioning(nn.initializers.constant(config.layer_scale), ("embed",))
-            scale = self.param("layer_scale", init, (channels,), jnp.float32).astype(y.dtype)
-            y = y * scale[None, None, :]
-        return constrain(x + y.reshape(x.shape), "batch", "patch", "patch", "embed"), None
+            init = nn.initializers.constant(config.layer_scale)
+            y = y * parameter(self, "layer_scale", init, (channels,), ("embed",), y.dtype)[None, None, :]
+        return constrain(x + y.reshape(x.shape), "image", "patch", "patch", "embed"), None
 
     def _depthwise(self, x):
         channels = x.shape[-1]
-        init = nn.with_logical_partitioning(fan_in_normal(1.0, 2), (None, None, "embed"))
-        kernel = self.param("depthwise_kernel", init, (KERNEL_SIZE, KERNEL_SIZE, channels), jnp.float32)
+        shape = (KERNEL_SIZE, KERNEL_SIZE, channels)
+        axes = (None, None, "embed")
+        kernel = parameter(self, "depthwise_kernel", fan_in_normal(1.0, 2), shape, axes, self.dtype)
         # Left to XLA's partitioner (of jax 0.10), the kernel's gradient is summed over idle mesh axes too.
-        y = on_each_device(
-            _depthwise_convolution, (("batch", None, None, None), (None, None, None)), x, kernel.astype(self.dtype)
-        )
-        init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("embed",))
-        bias = self.param("depthwise_bias", init, (channels,), jnp.float32).astype(self.dtype)
+        y = on_each_device(_depthwise_convolution, (("image", None, None, None), (None, None, None)), x, kernel)
+        bias = parameter(self, "depthwise_bias", nn.initializers.zeros_init(), (channels,), ("embed",), self.dtype)
         return y + bias[None, None, None, :]
 
 
@@ -143,16 +142,19 @@ class ConvNeXtStage(nn.Module):
         config = self.config
         if self.stage:
             x = Norm("layer", config.norm_eps, name="downsample_norm")(x)
-            merge = Linear((config.widths[self.stage],), (None,) * 3, ("embed",), True, self.dtype, name="downsample")
+            merge = Linear(
+                (config.widths[self.stage],), (None,) * 3, ("embed",), True, self.dtype, rows="image", name="downsample"
+            )
             x = merge(patches(x, 2))
-        x = constrain(x, "batch", "patch", "patch", "embed")
-        block = nn.remat(ConvNeXtBlock, prevent_cse=False) if config.remat == "full" else ConvNeXtBlock
+        x = constrain(x, "image", "patch", "patch", "embed")
+        block = remat(ConvNeXtBlock, config.remat)
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=config.depths[self.stage],
             metadata_params={nn.PARTITION_NAME: "layers"},
+            check_constancy_invariants=False,  # traced once; there is no variable that it would check
         )
         return layers(config, self.dtype, name="layers")(x)[0]
 
@@ -177,7 +179,7 @@ class ConvNeXt(nn.Module):
                 f"a picture of {height}x{width} is too small for a patch_size of {config.patch_size} and "
                 f"{len(config.depths)} stages; resize or pad it to at least {config.stride}x{config.stride}"
             )
-        embed = Linear((config.widths[0],), (None,) * 3, ("embed",), True, self.dtype, name="patch")
+        embed = Linear((config.widths[0],), (None,) * 3, ("embed",), True, self.dtype, rows="image", name="patch")
         x = embed(patches(images, config.patch_size))
         hidden = [Norm("layer", config.norm_eps, name="patch_norm")(x)]
         for stage in range(len(config.depths)):
@@ -185,7 +187,9 @@ class ConvNeXt(nn.Module):
         pooled = Norm("layer", config.final_norm_eps, name="final_norm")(jnp.mean(hidden[-1], axis=(1, 2)))
         projected = None
         if config.projection:
-            project = Linear((config.projection,), ("embed",), (None,), True, self.dtype, name="projection")
+            project = Linear(
+                (config.projection,), ("embed",), (None,), True, self.dtype, rows="image", name="projection"
+            )
             projected = project(pooled)
         return ConvNeXtOutput(hidden[-1], pooled, projected, tuple(hidden))
 

@@ -13,6 +13,7 @@ from mmjax.core.arrays import Array, Float, Int
 from mmjax.core.errors import ConfigError
 from mmjax.layers.linear import Linear, Norm
 from mmjax.layers.mlp import ACTIVATIONS
+from mmjax.layers.parameters import parameter
 from mmjax.models.decoders.config import DecoderConfig
 from mmjax.models.decoders.decoder import Decoder
 
@@ -92,9 +93,8 @@ class TextEncoder(nn.Module):
         inner = self.config.decoder
         y = Linear((inner.width,), ("embed",), (None,), True, self.dtype, name="masked_lm")(output.hidden)
         y = Norm(inner.norm, inner.norm_eps, name="masked_lm_norm")(ACTIVATIONS[inner.activation](y))
-        init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("vocab",))
-        bias = self.param("masked_lm_bias", init, (inner.vocab_size,), jnp.float32)
-        return y @ output.unembedding.T.astype(y.dtype) + bias[None, None, :].astype(y.dtype)
+        bias = parameter(self, "masked_lm_bias", nn.initializers.zeros_init(), (inner.vocab_size,), ("vocab",), y.dtype)
+        return y @ output.unembedding.T.astype(y.dtype) + bias[None, None, :]
 
     def _pool(self, tokens, hidden):
         config = self.config

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from mmjax.core.arrays import Array, Bool, Float, Int
 from mmjax.core.errors import ConfigError, InputError
 from mmjax.layers.linear import Linear, Norm
 from mmjax.layers.mlp import Activation
+from mmjax.layers.parameters import parameter
+from mmjax.layers.remat import Remat, remat
 from mmjax.models.encoders.vit import ViTBlock, ViTConfig
 from mmjax.ops.masks import AttentionMask
 from mmjax.parallel.sharding import constrain
@@ -46,7 +48,7 @@ class TiledViTConfig:
     taps: tuple[int, ...] = ()
     activation: Activation = "gelu"
     norm_eps: float = 1e-5
-    remat: Literal["none", "full"] = "none"
+    remat: Remat = "none"
 
     def __post_init__(self):
         if not all(0 <= tap < self.layers for tap in self.taps):
@@ -147,16 +149,17 @@ class TiledViT(nn.Module):
         seen = tiles[:, :, : side * patch, : side * patch]
         seen = seen.reshape(count, most, side, patch, side, patch, 3).transpose(0, 1, 2, 4, 3, 5, 6)
         seen = seen.reshape(count, most, side * side, patch, patch, 3)
-        return Linear((config.width,), (None, None, None), ("embed",), dtype=self.dtype, name="patch")(seen)
+        return Linear((config.width,), (None, None, None), ("embed",), dtype=self.dtype, rows="image", name="patch")(
+            seen
+        )
 
     def _table(self, name, *rows):
         axes = (*(None,) * len(rows), "embed")
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), axes)
-        return self.param(name, init, (*rows, self.config.width), jnp.float32).astype(self.dtype)
+        shape = (*rows, self.config.width)
+        return parameter(self, name, nn.initializers.normal(0.02), shape, axes, self.dtype)
 
     def _gate(self, name):
-        init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ())
-        return jnp.tanh(self.param(name, init, (), jnp.float32)).astype(self.dtype)
+        return jnp.tanh(parameter(self, name, nn.initializers.zeros_init(), (), ())).astype(self.dtype)
 
     def _of_tile(self, when, aspect_ratios):
         """What is added to all places of a tile, by the picture's shape and the tile's number."""
@@ -174,7 +177,7 @@ class TiledViT(nn.Module):
 
     def _transformer(self, name, depth, gate, x, mask):
         config = self.config
-        block = nn.remat(ViTBlock, prevent_cse=False) if config.remat == "full" else ViTBlock
+        block = remat(ViTBlock, config.remat)
         layers = nn.scan(
             block,
             variable_axes={"params": 0, "attention": 0},
@@ -182,8 +185,9 @@ class TiledViT(nn.Module):
             in_axes=nn.broadcast,
             length=depth,
             metadata_params={nn.PARTITION_NAME: "layers"},
+            check_constancy_invariants=False,  # traced once; there is no variable that it would check
         )
-        x = constrain(x, "batch", "patch", "embed")
+        x = constrain(x, "image", "patch", "embed")
         return layers(config.blocks(depth, gate), self.dtype, name=name)(x, mask)
 
 

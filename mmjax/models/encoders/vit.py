@@ -15,6 +15,8 @@ from mmjax.core.errors import ConfigError, InputError
 from mmjax.layers.attention import Attention, AttentionConfig
 from mmjax.layers.linear import Linear, Norm, fan_in_normal
 from mmjax.layers.mlp import MLP, Activation
+from mmjax.layers.parameters import parameter
+from mmjax.layers.remat import Remat, remat
 from mmjax.models.encoders.positions import (
     Resize,
     bilinear_positions,
@@ -84,7 +86,7 @@ class ViTConfig:
     projection_activation: Literal["none", "tanh"] = "none"
     feature_layer: int | tuple[int, ...] = -1
     feature_tokens: Literal["patches", "all"] = "patches"
-    remat: Literal["none", "full"] = "none"
+    remat: Remat = "none"
 
     def __post_init__(self):
         if self.image_size < self.patch_size:
@@ -145,8 +147,9 @@ class ViTBlock(nn.Module):
         bias = config.bias and config.attention_bias
         qkv_bias = bias and config.qkv_bias
         heads = AttentionConfig(config.heads, config.width // config.heads, qkv_bias=qkv_bias, out_bias=bias)
-        attend = Attention(heads, dtype=self.dtype, name="attention")
-        mlp = MLP(config.mlp_width, config.activation, config.mlp_gated, config.bias, self.dtype, name="mlp")
+        attend = Attention(heads, dtype=self.dtype, rows="image", name="attention")
+        hidden = (config.mlp_width, config.activation, config.mlp_gated, config.bias, self.dtype)
+        mlp = MLP(*hidden, rows="image", name="mlp")
 
         def attention(y):
             return attend(y, y, mask=AttentionMask(causal=False) if mask is None else mask)[0]
@@ -157,18 +160,17 @@ class ViTBlock(nn.Module):
                 x = x + self._scaled(name, sublayer(norm(x)))
             else:
                 x = norm(x + self._scaled(name, sublayer(x)))
-        x = constrain(x, "batch", "patch", "embed")
+        x = constrain(x, "image", "patch", "embed")
         return x, x
 
     def _scaled(self, name, y):
         config = self.config
         if config.layer_scale:
-            init = nn.with_logical_partitioning(nn.initializers.constant(config.layer_scale), ("embed",))
-            scale = self.param(f"{name}_scale", init, y.shape[-1:], jnp.float32).astype(y.dtype)
-            y = y * scale[None, None, :]
+            init = nn.initializers.constant(config.layer_scale)
+            y = y * parameter(self, f"{name}_scale", init, y.shape[-1:], ("embed",), y.dtype)[None, None, :]
         if config.sublayer_gate is not None:
-            init = nn.with_logical_partitioning(nn.initializers.constant(config.sublayer_gate), ())
-            y = y * jnp.tanh(self.param(f"{name}_gate", init, (), jnp.float32)).astype(y.dtype)
+            init = nn.initializers.constant(config.sublayer_gate)
+            y = y * jnp.tanh(parameter(self, f"{name}_gate", init, (), ())).astype(y.dtype)
         return y
 
 
@@ -183,12 +185,11 @@ class AttentionPooling(nn.Module):
         config = self.config
         mask = AttentionMask(causal=False) if mask is None else mask
         heads = AttentionConfig(config.heads, config.width // config.heads, qkv_bias=True, out_bias=True)
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed"))
-        probe = self.param("probe", init, (1, config.width), jnp.float32).astype(self.dtype)
+        probe = parameter(self, "probe", nn.initializers.normal(0.02), (1, config.width), (None, "embed"), self.dtype)
         probe = jnp.broadcast_to(probe[None], (x.shape[0], 1, config.width))
-        y, _ = Attention(heads, dtype=self.dtype, name="attention")(probe, x, mask=mask)
+        y, _ = Attention(heads, dtype=self.dtype, rows="image", name="attention")(probe, x, mask=mask)
         z = Norm("layer", config.norm_eps, name="mlp_norm")(y)
-        y = y + MLP(config.mlp_width, config.activation, False, True, self.dtype, name="mlp")(z)
+        y = y + MLP(config.mlp_width, config.activation, False, True, self.dtype, rows="image", name="mlp")(z)
         return y[:, 0]
 
 
@@ -231,28 +232,45 @@ class ViT(nn.Module):
             )
         if config.pre_norm_embeddings:
             x = Norm("layer", config.norm_eps, name="embedding_norm")(x)
-        x = constrain(x, "batch", "patch", "embed")
-        block = nn.remat(ViTBlock, prevent_cse=False) if config.remat == "full" else ViTBlock
-        layers = nn.scan(
-            block,
-            variable_axes={"params": 0, "attention": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=config.layers,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        embedded = x
-        x, outputs = layers(config, self.dtype, name="layers")(x, mask)
-        hidden = jnp.concatenate([embedded[None], outputs], axis=0)
+        x = constrain(x, "image", "patch", "embed")
+        x, chosen, hidden = self._layers(x, mask)
         final_norm = Norm("layer", config.norm_eps, name="final_norm") if config.final_norm else None
         if final_norm is not None:
             x = final_norm(x)
-        features = jnp.concatenate([x if layer == -1 else hidden[layer] for layer in config.feature_layers], axis=-1)
+        features = jnp.concatenate([x if layer == -1 else chosen[layer] for layer in config.feature_layers], axis=-1)
         features = features if config.feature_tokens == "all" else features[:, before:]
         pooled = self._pool(x, before, mask)
         if config.pool_norm:
             pooled = final_norm(pooled)
         return ViTOutput(features, pooled, self._project(pooled), x, hidden)
+
+    def _layers(self, x, mask):
+        """The last layer's output, those of the feature layers by number, and all of them.
+
+        The features go along from layer to layer: taken out of all outputs, they would have every one of these kept.
+        """
+        config = self.config
+        numbers = {layer: layer % (config.layers + 1) for layer in config.feature_layers if layer != -1}
+        chosen = {layer: x for layer in numbers}
+
+        def step(block, carry, number, mask):
+            x, chosen = carry
+            x, _ = block(x, mask)
+            chosen = {layer: jnp.where(number == numbers[layer], x, kept) for layer, kept in chosen.items()}
+            return (x, chosen), x
+
+        layers = nn.scan(
+            step,
+            variable_axes={"params": 0, "attention": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=config.layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+            check_constancy_invariants=False,  # traced once; there is no variable that it would check
+        )
+        block = remat(ViTBlock, config.remat)(config, self.dtype, name="layers")
+        carry, outputs = layers(block, (x, chosen), jnp.arange(1, config.layers + 1), mask)
+        return *carry, jnp.concatenate([x[None], outputs], axis=0)
 
     def _stem(self, x):
         config = self.config
@@ -267,10 +285,8 @@ class ViT(nn.Module):
         return x
 
     def _convolution(self, name, x, channels, size, stride):
-        axes = (None, None, None, "embed")
-        init = nn.with_logical_partitioning(fan_in_normal(1.0, 3), axes)
-        kernel = self.param(f"{name}_kernel", init, (size, size, x.shape[-1], channels), jnp.float32)
-        kernel = kernel.astype(self.dtype)
+        shape, axes = (size, size, x.shape[-1], channels), (None, None, None, "embed")
+        kernel = parameter(self, f"{name}_kernel", fan_in_normal(1.0, 3), shape, axes, self.dtype)
         if size == stride:
             # Patches do not overlap, so the convolution is a matrix product, which is faster on every backend.
             batch, height, width, depth = x.shape
@@ -281,14 +297,12 @@ class ViT(nn.Module):
                 x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
         if self.config.patch_bias:
-            init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("embed",))
-            bias = self.param(f"{name}_bias", init, (channels,), jnp.float32).astype(self.dtype)
+            bias = parameter(self, f"{name}_bias", nn.initializers.zeros_init(), (channels,), ("embed",), self.dtype)
             y = y + bias[None, None, None, :]
         return y
 
     def _table(self, name, rows, axes=(None, "embed")):
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), axes)
-        return self.param(name, init, (rows, self.config.width), jnp.float32)
+        return parameter(self, name, nn.initializers.normal(0.02), (rows, self.config.width), axes)
 
     def _masked(self, x, masked):
         if masked is not None and not self.config.mask_token:
@@ -340,7 +354,13 @@ class ViT(nn.Module):
         if not config.projection:
             return None
         project = Linear(
-            (config.projection,), ("embed",), (None,), config.projection_bias, self.dtype, name="projection"
+            (config.projection,),
+            ("embed",),
+            (None,),
+            config.projection_bias,
+            self.dtype,
+            rows="image",
+            name="projection",
         )
         y = project(pooled)
         return jnp.tanh(y) if config.projection_activation == "tanh" else y

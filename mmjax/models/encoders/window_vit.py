@@ -4,7 +4,7 @@ patches, most layers with attention in windows, rotary positions of rows and col
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -16,6 +16,7 @@ from mmjax.core.errors import ConfigError, InputError
 from mmjax.layers.attention import Attention, AttentionConfig
 from mmjax.layers.linear import Linear, Norm
 from mmjax.layers.mlp import MLP, Activation
+from mmjax.layers.remat import Remat, remat
 from mmjax.models.decoders.config import DepthPlan, depth_plan
 from mmjax.models.encoders.patch_grids import frame_segments, patch_positions, window_segments
 from mmjax.ops.masks import AttentionMask
@@ -49,7 +50,7 @@ class WindowViTConfig:
     activation: Activation = "silu"
     norm_eps: float = 1e-6
     rope_base: float = 10_000.0
-    remat: Literal["none", "full"] = "none"
+    remat: Remat = "none"
 
     def __post_init__(self):
         if self.width % (4 * self.heads):
@@ -141,13 +142,14 @@ class WindowBlock(nn.Module):
             rope_frequencies=np.tile(frequencies, 2),
             rope_sections=(len(frequencies),) * 2,
             dtype=self.dtype,
+            rows="image",
             name="attention",
         )
-        mlp = MLP(config.mlp_width, config.activation, True, True, self.dtype, name="mlp")
+        mlp = MLP(config.mlp_width, config.activation, True, True, self.dtype, rows="image", name="mlp")
         y = Norm("rms", config.norm_eps, name="attention_norm")(x)
         x = x + attend(y, y, mask=mask, positions=positions)[0]
         x = x + mlp(Norm("rms", config.norm_eps, name="mlp_norm")(x))
-        return constrain(x, "batch", "patch", "embed")
+        return constrain(x, "image", "patch", "embed")
 
 
 class _Cycle(nn.Module):
@@ -187,10 +189,10 @@ class WindowViT(nn.Module):
         if values != config.patch_values:
             raise InputError(f"a patch must be {config.patch_values} values, not {values}")
         shape = (batch, length, config.channels, config.frames, config.patch_size, config.patch_size)
-        patch = Linear((config.width,), (None,) * 4, ("embed",), dtype=self.dtype, name="patch")
-        x = constrain(patch(packed.patches.reshape(shape)), "batch", "patch", "embed")
+        patch = Linear((config.width,), (None,) * 4, ("embed",), dtype=self.dtype, rows="image", name="patch")
+        x = constrain(patch(packed.patches.reshape(shape)), "image", "patch", "embed")
         where = (packed.positions, packed.windows, packed.frames)
-        block = nn.remat(_Cycle, prevent_cse=False) if config.remat == "full" else _Cycle
+        block = remat(_Cycle, config.remat)
         if plan.superblocks:
             scanned = nn.scan(
                 block,
@@ -199,6 +201,7 @@ class WindowViT(nn.Module):
                 in_axes=nn.broadcast,
                 length=plan.superblocks,
                 metadata_params={nn.PARTITION_NAME: "layers"},
+                check_constancy_invariants=False,  # traced once; there is no variable that it would check
             )
             x, _ = scanned(config, plan.layers_per_superblock, self.dtype, name="layers")(x, *where)
         if plan.tail_layers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -10,9 +11,11 @@ import jax.numpy as jnp
 
 from mmjax.core.arrays import Array, Float
 from mmjax.core.errors import ConfigError
-from mmjax.layers.attention import Attention, AttentionConfig, KeyValue
+from mmjax.layers.attention import Attention, AttentionConfig
+from mmjax.layers.cache import KeyValue
 from mmjax.layers.linear import Norm
 from mmjax.layers.mlp import MLP, Activation
+from mmjax.layers.parameters import parameter
 from mmjax.ops.masks import AttentionMask
 from mmjax.parallel.sharding import constrain
 
@@ -71,18 +74,26 @@ class GatedCrossAttention(nn.Module):
         media: Float[Array, "B S E"] | None,
         mask: AttentionMask,
         cache: KeyValue | None = None,
+        *,
+        shared: KeyValue | None = None,
+        shared_mask: AttentionMask | None = None,
     ) -> tuple[Float[Array, "B T D"], KeyValue]:
-        """Attends to `media`, or to a cache of its keys and values; returns the text and those keys and values."""
+        """Attends to `media`, or to a cache of its keys and values; returns the text and those keys and values.
+
+        shared: keys and values of media of one row, which all rows may look at besides.
+        """
         config = self.config
         seen = None
         if config.mlp_skips_unseen or config.unseen_attends_all:
-            grid = mask.dense(x.shape[1], (cache.key if media is None else media).shape[1])
-            seen = jnp.any(grid, axis=-1, keepdims=True)
+            grids = [mask.dense(x.shape[1], (cache.key if media is None else media).shape[1])]
+            grids += [] if shared is None else [shared_mask.dense(x.shape[1], shared.key.shape[1])]
+            seen = functools.reduce(jnp.logical_or, (jnp.any(grid, axis=-1, keepdims=True) for grid in grids))
             if config.unseen_attends_all:
-                mask = AttentionMask(allowed=grid | ~seen)
+                mask, *further = (AttentionMask(allowed=grid | ~seen) for grid in grids)
+                shared_mask = further[0] if further else None
         y = Norm(config.norm, config.norm_eps, name="attention_norm")(x)
         attend = Attention(config.attention, dtype=self.dtype, name="attention")
-        y, pair = attend(y, media, mask=mask, cache=cache)
+        y, pair = attend(y, media, mask=mask, cache=cache, shared=shared, shared_mask=shared_mask)
         x = x + self._gate("attention_gate", x) * y
         y = Norm(config.norm, config.norm_eps, name="mlp_norm")(x)
         y = MLP(config.mlp_width, config.activation, config.mlp_gated, dtype=self.dtype, name="mlp")(y)
@@ -94,6 +105,6 @@ class GatedCrossAttention(nn.Module):
     def _gate(self, name, x):
         channels = x.shape[-1:] if self.config.gate_shape == "channel" else ()
         axes = ("embed",) if channels else ()
-        init = nn.with_logical_partitioning(nn.initializers.constant(self.config.gate_init), axes)
-        gate = jnp.tanh(self.param(name, init, channels, jnp.float32)).astype(x.dtype)
+        init = nn.initializers.constant(self.config.gate_init)
+        gate = jnp.tanh(parameter(self, name, init, channels, axes)).astype(x.dtype)
         return gate.reshape((1,) * (x.ndim - gate.ndim) + gate.shape)

@@ -1,0 +1,1 @@
+"""What is done to pictures and texts while training, by draws that a key decides (`mmjax.data.keyed.Dice`)."""

@@ -1,0 +1,1 @@
+"""Benchmarks: one short file for a data set or its kin, and the table of them all."""

@@ -1,0 +1,1 @@
+"""Models that can be evaluated: runs of ours, weights of others in ours, and those of transformers."""

@@ -1,0 +1,1 @@
+"""Our models as a model of lmms-eval, under the name `mmjax`."""
