@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Literal
 
@@ -11,9 +12,10 @@ import jax.numpy as jnp
 
 from mmjax.core.arrays import Array, Float
 from mmjax.layers.parameters import Initializer, parameter
+from mmjax.ops.attention import chosen_platform
 from mmjax.ops.norms import layer_norm, rms_norm
 from mmjax.parallel.gathering import gathered_dot
-from mmjax.parallel.sharding import Rows, starting
+from mmjax.parallel.sharding import Rows, current_mesh, starting
 
 
 def fan_in_normal(scale: float = 1.0, inputs: int = 1) -> Initializer:
@@ -25,6 +27,22 @@ def fan_in_normal(scale: float = 1.0, inputs: int = 1) -> Initializer:
         return jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) * (deviation / 0.87962566103423978)
 
     return init
+
+
+def by_outputs(
+    x: Float[Array, "... I"], matrix: Float[Array, "O I"], preferred_element_type: Any = None
+) -> Float[Array, "... O"]:
+    """`x` times the transposed `matrix`, whose rows are the outputs: a table of words, or a transposed kernel.
+
+    On CPU, the matrix stands first in the product, whatever XLA would make of it: so a few rows of `x` take the time
+    in which the matrix is read, the other way round up to twice that (benchmarks/decode.py), and many no longer.
+    """
+    product = functools.partial(jnp.einsum, preferred_element_type=preferred_element_type)
+    if chosen_platform() != "cpu" or current_mesh() is not None:
+        return product("...i,oi->...o", x, matrix)
+    rows = x.reshape(-1, x.shape[-1])
+    outputs = jax.lax.optimization_barrier(product("oi,bi->ob", matrix, rows))
+    return outputs.T.reshape(*x.shape[:-1], len(matrix))
 
 
 class Linear(nn.Module):
@@ -51,8 +69,8 @@ class Linear(nn.Module):
             kernel = self.get_variable("params", "transposed").astype(self.dtype)
             # As matrices: of kernels with more dimensions XLA copies every one, in every step, before it multiplies.
             size, leading = math.prod(inputs), x.shape[: x.ndim - contracted]
-            rows, matrix = x.astype(self.dtype).reshape(-1, size), kernel.reshape(-1, size)
-            return self._biased(jnp.einsum("bi,oi->bo", rows, matrix).reshape(*leading, *self.outputs))
+            y = by_outputs(x.astype(self.dtype).reshape(-1, size), kernel.reshape(-1, size))
+            return self._biased(y.reshape(*leading, *self.outputs))
         init, axes = fan_in_normal(self.init_scale, contracted), self.in_axes + self.out_axes
         boxed = nn.with_logical_partitioning(starting(init), axes)
         kernel = self.param("kernel", boxed, inputs + self.outputs, jnp.float32).astype(self.dtype)

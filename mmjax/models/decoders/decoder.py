@@ -24,7 +24,7 @@ from mmjax.core.errors import ConfigError
 from mmjax.layers.attention import Attention
 from mmjax.layers.cache import KeyValue, Meeting
 from mmjax.layers.embedding import lookup
-from mmjax.layers.linear import Norm
+from mmjax.layers.linear import Norm, by_outputs
 from mmjax.layers.mlp import MLP
 from mmjax.layers.parameters import parameter
 from mmjax.layers.remat import remat
@@ -75,7 +75,7 @@ class DecoderOutput:
     def logits(self) -> Float[Array, "B T V"]:
         """float32: `hidden` times the transposed unembedding, in the dtype of `hidden`, then the soft-cap."""
         kernel = self.unembedding.astype(self.hidden.dtype)
-        scores = jnp.einsum("...d,vd->...v", self.hidden, kernel, preferred_element_type=jnp.float32)
+        scores = by_outputs(self.hidden, kernel, jnp.float32)
         cap = self.logits_softcap
         return scores if cap is None else cap * jnp.tanh(scores / cap)
 
