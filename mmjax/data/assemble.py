@@ -48,15 +48,16 @@ class ReadText:
 
         Raises DataError for a record that cannot be used.
         """
-        side = (shape.image_size, shape.image_size, 3)
-        media = tuple(medium.load(None if room is None else room[number]) for number, medium in enumerate(self.media))
-        for frames in media:
+        side, media = (shape.image_size, shape.image_size, 3), []
+        for number, medium in enumerate(self.media):
+            frames = medium.load(None if room is None else room[number])
             if not 1 <= len(frames) <= shape.frames:
                 raise DataError(f"{self.id}: a medium of {len(frames)} frames, rows have {shape.frames}", kind="frames")
             for frame in frames:
                 if frame.shape != side or frame.dtype != np.uint8:
                     raise DataError(f"{self.id}: a picture {frame.dtype} {frame.shape}", kind="picture_shape")
-        return ReadExample(self.id, self.text, media)
+            media.append(frames)
+        return ReadExample(self.id, self.text, tuple(media))
 
 
 def read_text(
@@ -122,29 +123,12 @@ def assemble(
         loss                x  x        x  x
     """
     size = (shape.rows, shape.length)
-    pad = tokenizer.special["pad"]
-    tokens, targets = np.full(size, pad, np.int32), np.full(size, 0, np.int32)
-    positions, segments, media_index = (np.zeros(size, np.int32) for _ in range(3))
+    tokens = np.full(size, tokenizer.special["pad"], np.int32)
+    targets, positions, segments, media_index = (np.zeros(size, np.int32) for _ in range(4))
     weights = np.zeros(size, np.float32)
     images = room_for(shape) if room is None else room
     present = np.zeros((shape.rows, shape.images, shape.frames), bool)
     for row, examples in enumerate(rows):
-        texts = [example.text for example in examples]
-        if texts:
-            lengths = [len(text.tokens) for text in texts]
-            ends = np.cumsum(lengths)
-            stop = ends[-1]
-            before = np.cumsum([0, *(len(example.media) for example in examples[:-1])], dtype=np.int32)
-            tokens[row, :stop] = np.concatenate([text.tokens for text in texts])
-            positions[row, :stop] = np.arange(stop) - np.repeat(ends - lengths, lengths)
-            segments[row, :stop] = np.repeat(np.arange(1, len(texts) + 1), lengths)
-            numbers = np.concatenate([text.media_number for text in texts])
-            media_index[row, :stop] = np.where(numbers > 0, numbers + np.repeat(before, lengths), 0)
-            learned = np.concatenate([text.loss for text in texts])
-            learned = learned & (numbers > 0) if no_loss_before_first_image else learned
-            targets[row, : stop - 1] = tokens[row, 1:stop]
-            weights[row, : stop - 1] = learned[1:] * np.float32(loss_weights[row])
-            targets[row, ends - 1] = weights[row, ends - 1] = 0
         medium = 0
         for example in examples:
             for frames in example.media:
@@ -155,6 +139,30 @@ def assemble(
                 present[row, medium, : len(frames)] = True
                 medium += 1
         images[row, medium:] = 0
+    texts = [example.text for examples in rows for example in examples]
+    if texts:
+        # All texts of the batch one after the other: where each begins in its row, and what is told of each token.
+        lengths = np.array([len(text.tokens) for text in texts])
+        of_row = np.repeat(np.arange(len(rows)), [len(examples) for examples in rows])
+        numbers_in_row = np.concatenate([np.arange(len(examples)) for examples in rows])
+        media = np.array([len(example.media) for examples in rows for example in examples])
+        begins, media_before = (_before_in_row(x, numbers_in_row) for x in (lengths, media))
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        at = np.repeat(of_row * shape.length + begins, lengths) + within
+        numbers = np.concatenate([text.media_number for text in texts])
+        learned = np.concatenate([text.loss for text in texts])
+        if no_loss_before_first_image:
+            learned = learned & (numbers > 0)
+        ids = np.concatenate([text.tokens for text in texts])
+        tokens.ravel()[at] = ids
+        positions.ravel()[at] = within
+        segments.ravel()[at] = np.repeat(numbers_in_row + 1, lengths)
+        media_index.ravel()[at] = np.where(numbers > 0, numbers + np.repeat(media_before, lengths), 0)
+        # A token is the target of the one before it; an example's first one is none's.
+        is_target = within > 0
+        before = at[is_target] - 1
+        targets.ravel()[before] = ids[is_target]
+        weights.ravel()[before] = (learned * np.repeat(np.float32(loss_weights)[of_row], lengths))[is_target]
     if shape.frames == 1:
         images, present = images[:, :, 0], present[:, :, 0]
     return Batch(
@@ -168,3 +176,9 @@ def assemble(
         image_mask=present,
         dataset_ids=np.array(dataset_ids, np.int32),
     )
+
+
+def _before_in_row(counts, numbers_in_row):
+    """Of each example, the sum of `counts` over those before it in its row; they are numbered from 0 in each."""
+    before = np.cumsum(counts) - counts
+    return before - before[np.arange(len(counts)) - numbers_in_row]

@@ -31,6 +31,9 @@ MAX_PIXELS = 64_000_000
 DECODER = "simplejpeg, opencv 1"
 # Shrinking by less than this, four neighbours give as good a picture as the average over the area, ten times sooner.
 _LINEAR_BELOW = 4 / 3
+# What follows from sizes alone is kept for so many of them: between decodings, which sweep the caches that the
+# interpreter lives from, each line of it costs several times its usual time.
+_SIZES = 4096
 
 Fit = Literal["crop", "stretch", "pad"]
 
@@ -59,20 +62,31 @@ class Jpeg(NamedTuple):
 
     def decoded(self, least_height: int, least_width: int) -> Decoded:
         """The picture in RGB, at the smallest scale that gives at least so many pixels. Raises as `open_jpeg`."""
-        height, width = self.height, self.width
-        scale = next((s for s in (8, 4, 2) if height >= s * least_height and width >= s * least_width), 1)
-        if self.turn >= 5:
-            height, width = width, height
+        least, whole = _scaled(self.height, self.width, self.turn, least_height, least_width)
         try:
-            pixels = simplejpeg.decode_jpeg(
-                self.data, "RGB", min_height=-(-height // scale), min_width=-(-width // scale)
-            )
+            pixels = simplejpeg.decode_jpeg(self.data, "RGB", min_height=least[0], min_width=least[1])
         except ValueError as error:
             read_other(self.data, what=self.what)  # it says what kind of damage; some it passes over
             raise _broken(self.what, error) from None
-        # The last row and column may lie half outside the picture.
-        pixels = _turned(pixels[: round(height / scale), : round(width / scale)], self.turn)
-        return Decoded(pixels, self.height, self.width)
+        return Decoded(_turned(pixels[whole], self.turn), self.height, self.width)
+
+    def fitted(
+        self, height: int, width: int, fit: Fit, out: UInt8[np.ndarray, "h w 3"] | None = None
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture brought to `height` x `width` pixels, as `fitted` does. Raises as `open_jpeg`."""
+        read = self.decoded(*least_size(self.height, self.width, height, width, fit))
+        return fitted(read.pixels, height, width, fit, aspect=self.width / self.height, out=out)
+
+
+@functools.lru_cache(_SIZES)
+def _scaled(height, width, turn, least_height, least_width):
+    """What is asked of the decoder for a JPEG of this size upright: least sides as it lies, and what of them counts."""
+    scale = next((s for s in (8, 4, 2) if height >= s * least_height and width >= s * least_width), 1)
+    if turn >= 5:
+        height, width = width, height
+    # The last row and column may lie half outside the picture.
+    whole = (slice(round(height / scale)), slice(round(width / scale)))
+    return (-(-height // scale), -(-width // scale)), whole
 
 
 def load_image(
@@ -88,11 +102,9 @@ def load_image(
       DataError: as `open_jpeg` and `read_other`.
     """
     jpeg = open_jpeg(source, max_pixels=max_pixels, min_side=min_side)
-    if jpeg is None:
-        read = read_other(source, max_pixels=max_pixels, min_side=min_side)
-    else:
-        read = jpeg.decoded(*least_size(jpeg.height, jpeg.width, size, size, fit))
-    return fitted(read.pixels, size, size, fit, aspect=read.width / read.height)
+    if jpeg is not None:
+        return jpeg.fitted(size, size, fit)
+    return fitted(read_other(source, max_pixels=max_pixels, min_side=min_side).pixels, size, size, fit)
 
 
 def open_jpeg(source: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> Jpeg | None:
@@ -148,6 +160,7 @@ def picture_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
     return (width, height) if turn in range(5, 9) else (height, width)
 
 
+@functools.lru_cache(_SIZES)
 def least_size(height: int, width: int, wanted_height: int, wanted_width: int, fit: Fit) -> tuple[int, int]:
     """The size of a picture of `height` x `width` from which `fitted` makes the wanted one without enlarging it."""
     if fit == "stretch":
@@ -178,11 +191,15 @@ def fitted(
         top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
         bottom, right = height - inner.shape[0] - top, width - inner.shape[1] - left
         return cv2.copyMakeBorder(inner, top, bottom, left, right, cv2.BORDER_CONSTANT, out, value=(0, 0, 0))
-    if fit == "crop":
-        high, wide = min(h, max(1, round(w * height / width))), min(w, max(1, round(h * width / height)))
-        top, left = (h - high) // 2, (w - wide) // 2
-        picture = picture[top : top + high, left : left + wide]
-    return resized(picture, height, width, out=out)
+    return resized(picture[_middle(h, w, height, width)] if fit == "crop" else picture, height, width, out=out)
+
+
+@functools.lru_cache(_SIZES)
+def _middle(h, w, height, width):
+    """Of a picture of `h` x `w`, the largest part in the middle with the aspect of `height` x `width`."""
+    high, wide = min(h, max(1, round(w * height / width))), min(w, max(1, round(h * width / height)))
+    top, left = (h - high) // 2, (w - wide) // 2
+    return slice(top, top + high), slice(left, left + wide)
 
 
 def resized(
@@ -245,8 +262,8 @@ _UNDECODABLE = (
 
 
 _JPEG = b"\xff\xd8\xff"
-_APP1 = b"\xe1"
-_PICTURE_BEGINS = (b"\xda", b"\xd9", b"")  # a scan, or the end
+_APP1 = 0xE1
+_PICTURE_BEGINS = (0xDA, 0xD9)  # a scan, or the end
 _MAX_JPEG = 1 << 29  # bytes; larger files are left to Pillow, which reads no more of them than it must
 
 
@@ -289,17 +306,17 @@ def _jpeg_facts(data):
 
 def _orientation(data):
     """How a camera was held, where the segments before the picture say so."""
-    place = 2
-    while data[place : place + 1] == b"\xff":
-        marker = data[place + 1 : place + 2]
-        if marker == b"\xff":  # a fill byte
+    place, end = 2, len(data) - 4
+    while place < end and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # a fill byte
             place += 1
             continue
         if marker in _PICTURE_BEGINS:
             break
         if marker == _APP1 and data.startswith((b"Exif\0", b"http://ns.adobe.com/xap/"), place + 4):
             return _exif_orientation(data)
-        place += 2 + max(2, int.from_bytes(data[place + 2 : place + 4], "big"))
+        place += 2 + (data[place + 2] << 8 | data[place + 3] or 2)
     return 1
 
 

@@ -35,6 +35,7 @@ from mmjax.data.workers import run_shared
 _HELD_WHOLE = 1 << 22
 _FULL = np.iinfo(np.int64).max
 _WINDOWS_AT_ONCE = 256
+_SOUGHT_AT_ONCE = 1024
 # The arrays of a kept plan: of what type they are on disk, and which fact says how many they hold.
 _KEPT = {"examples": (np.uint32, "examples"), "ends": (np.int64, "rows"), "images": (np.uint16, "rows")}
 
@@ -114,6 +115,7 @@ class PackedRows:
         if not self.rows:
             _refuse(lengths, name, rule)
         self._order = (0, KeyedPermutation(fold(self._key, 0), self.rows))
+        self._places = functools.lru_cache(maxsize=4)(self._places_of)
 
     def find(self, rows: Int[np.ndarray, " B"]) -> FoundRows:
         """Some rows of the endless sequence of epochs."""
@@ -121,7 +123,9 @@ class PackedRows:
         places = np.empty(len(rows), np.int64)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            places[here] = self._epoch(epoch).many(numbers[here])
+            for block in np.unique(numbers[here] // _SOUGHT_AT_ONCE).tolist():
+                within = here & (numbers // _SOUGHT_AT_ONCE == block)
+                places[within] = self._places(epoch, block)[numbers[within] % _SOUGHT_AT_ONCE]
         return FoundRows(epochs, places, self._images[places].astype(np.int64))
 
     def __getitem__(self, row: int) -> PlannedRow:
@@ -133,6 +137,11 @@ class PackedRows:
         """The row that has a place among those of an epoch."""
         start = int(self._ends[place - 1]) if place else 0
         return PlannedRow(epoch, self._examples[start : int(self._ends[place])].tolist())
+
+    def _places_of(self, epoch, block):
+        """Of all rows of a block of an epoch: the next batches ask for the others."""
+        first = block * _SOUGHT_AT_ONCE
+        return self._epoch(epoch).many(np.arange(first, min(first + _SOUGHT_AT_ONCE, self.rows)))
 
     def _epoch(self, epoch):
         known, order = self._order  # read once: several threads share this object

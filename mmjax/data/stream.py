@@ -307,8 +307,9 @@ class BatchStream:
         return read
 
     def _successors(self, dataset: int, index: int) -> Iterator[int]:
+        yield index
         tokens, images = self._lengths[dataset]
-        for step in range(len(tokens)):
+        for step in range(1, len(tokens)):
             candidate = (index + step) % len(tokens)
             if 0 < tokens[candidate] <= tokens[index] and images[candidate] <= images[index]:
                 yield candidate

@@ -114,7 +114,7 @@ def tokenize(
         put([special["bos"]], False)
     if eos:
         put([special["eos"]], learned)
-    ids = np.array(tokens, np.int32)
+    ids = np.fromiter(tokens, np.int32, len(tokens))
     loss, media = np.array(losses, bool).repeat(counts), np.array(numbers, np.int32).repeat(counts)
     if next_image:
         media = _next_media(media, ids == special["image"], images)

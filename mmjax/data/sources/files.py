@@ -180,13 +180,14 @@ class _OpenFiles(threading.local):
         self._kept = _Descriptors()
 
     def __getitem__(self, path: str) -> int:
-        if path in self._kept:
-            self._kept.move_to_end(path)
+        kept = self._kept
+        if path in kept:
+            kept.move_to_end(path)
         else:
-            self._kept[path] = os.open(path, os.O_RDONLY)
-            if len(self._kept) > _OPEN_FILES:
-                os.close(self._kept.popitem(last=False)[1])
-        return self._kept[path]
+            kept[path] = os.open(path, os.O_RDONLY)
+            if len(kept) > _OPEN_FILES:
+                os.close(kept.popitem(last=False)[1])
+        return kept[path]
 
     def forget(self, path: str) -> None:
         """Closes a file, so that it is opened anew."""
@@ -204,22 +205,22 @@ def read_at(path: str, offset: int, size: int) -> bytes:
       DataError: of kind "missing", or "truncated" where the file ends before.
       StorageError: as `patiently`.
     """
-
-    def read() -> bytes:
-        try:
-            return _read_whole(_open_files[path], offset, size)
-        except OSError:
-            with contextlib.suppress(OSError):
-                _open_files.forget(path)
-            raise
-
     try:
-        data = patiently(path, read)
+        data = patiently(path, functools.partial(_read_open, path, offset, size))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}", kind="missing") from None
     if len(data) < size:
         raise DataError(f"{path} ends before byte {offset + size}: it has changed or is truncated", kind="truncated")
     return data
+
+
+def _read_open(path, offset, size):
+    try:
+        return _read_whole(_open_files[path], offset, size)
+    except OSError:
+        with contextlib.suppress(OSError):
+            _open_files.forget(path)
+        raise
 
 
 class _PatientFile(io.RawIOBase):
@@ -285,19 +286,14 @@ def open_patiently(path: str) -> io.BufferedReader:
 
 def _read_whole(file, offset, size):
     """`size` bytes, or what there is of them up to the end. Fewer than the file has are an error of its storage."""
-    data = _read_all(file, offset, size)
-    if len(data) < size and os.fstat(file).st_size >= offset + size:
-        raise OSError(errno.EIO, "fewer bytes came than the file has")
-    return data
-
-
-def _read_all(file, offset, size):
     data = os.pread(file, size, offset)
     while data and len(data) < size:  # one call reads 2 GB at most
         more = os.pread(file, size - len(data), offset + len(data))
         if not more:
             break
         data += more
+    if len(data) < size and os.fstat(file).st_size >= offset + size:
+        raise OSError(errno.EIO, "fewer bytes came than the file has")
     return data
 
 

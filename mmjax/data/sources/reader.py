@@ -129,9 +129,10 @@ def usable_text(value: Any, what: str, *, strip: bool = True) -> str:
     if value is None:
         raise DataError(f"{what} has no text", kind="empty_text")
     text = valid_text(value, what)
-    if not text.strip():
+    stripped = text.strip()
+    if not stripped:
         raise DataError(f"{what}: its text is empty", kind="empty_text")
-    return text.strip() if strip else text
+    return stripped if strip else text
 
 
 def valid_text(value: Any, what: str) -> str:
@@ -141,10 +142,12 @@ def valid_text(value: Any, what: str) -> str:
       DataError: of kind "bad_text" (not text, or not valid Unicode) or "too_long".
     """
     try:
-        value = value.decode("utf-8") if isinstance(value, bytes) else value
-        if not isinstance(value, str):
+        if isinstance(value, bytes):
+            value = value.decode("utf-8")
+        elif isinstance(value, str):
+            value.encode("utf-8")
+        else:
             raise DataError(f"{what}: its text is a {type(value).__name__}", kind="bad_text")
-        value.encode("utf-8")
     except UnicodeError as error:
         raise DataError(f"{what}: its text is not valid Unicode: {error.reason}", kind="bad_text") from None
     if len(value) > MAX_CHARACTERS:

@@ -26,7 +26,7 @@ class WebDataset(IndexedReader):
         path, sample, what = self._located(index)
         if sample["image_size"] < 0:
             raise DataError(f"{what} has no picture", kind="missing")
-        read = functools.partial(_part, path, sample, "image", what)
+        read = functools.partial(_part, path, *_place(sample, "image"), "image", what)
         text = usable_text(self._text(path, sample, what), what)
         media = self._images.decode_later(read, what)
         return pair_segments([media], text, prompt=self._options.prompt, end_of_chunk=self._options.end_of_chunk)
@@ -36,12 +36,15 @@ class WebDataset(IndexedReader):
         part = "txt" if field == "txt" else "json"
         if sample[f"{part}_size"] < 0:
             raise DataError(f"{what} has no .{part}", kind="empty_text")
-        data = _part(path, sample, part, what)
+        data = _part(path, *_place(sample, part), part, what)
         return data if part == "txt" else parse_json(data, f"the .json of {what}").get(field)
 
 
-def _part(path, sample, part, what):
-    size = int(sample[f"{part}_size"])
+def _place(sample, part):
+    return int(sample[f"{part}_offset"]), int(sample[f"{part}_size"])
+
+
+def _part(path, offset, size, part, what):
     if size > MAX_RECORD:
         raise DataError(f"{what}: its .{part} has {size} bytes, more than {MAX_RECORD}", kind="too_long")
-    return read_at(path, int(sample[f"{part}_offset"]), size)
+    return read_at(path, offset, size)

@@ -49,11 +49,15 @@ class PictureLoader:
         Raises:
           DataError: as `mmjax.data.images.open_jpeg` and `read_other`.
         """
+        if self.tiles > 1 or (out is not None and out.shape != (self.size, self.size, 3)):
+            out = None
         jpeg = open_jpeg(source, max_pixels=self.max_pixels, min_side=self.min_side)
         if jpeg is None:
             read = read_other(source, max_pixels=self.max_pixels, min_side=self.min_side)
             view = self._view(read.height, read.width, key)
             return self._shown(view.box.of(read.pixels), view, key, out)
+        if key is None and self.tiles < 2:
+            return jpeg.fitted(self.size, self.size, self.fit, out)
         view = self._view(jpeg.height, jpeg.width, key)
         box = view.box
         high, wide = least_size(box.height, box.width, view.height, view.width, view.fit)
@@ -79,8 +83,6 @@ class PictureLoader:
         return _View(box, fit, rows * self.size, columns * self.size)
 
     def _shown(self, pixels, view, key, out):
-        if self.tiles > 1 or (out is not None and out.shape != (self.size, self.size, 3)):
-            out = None
         picture = fitted(pixels, view.height, view.width, view.fit, aspect=view.box.width / view.box.height, out=out)
         if key is not None:
             picture = transformed(picture, self.augment, key)
