@@ -135,7 +135,8 @@ def assemble(
                 for place, frame in enumerate(frames):
                     if not np.may_share_memory(frame, images[row, medium, place]):
                         images[row, medium, place] = frame
-                images[row, medium, len(frames) :] = 0
+                if len(frames) < shape.frames:
+                    images[row, medium, len(frames) :] = 0
                 present[row, medium, : len(frames)] = True
                 medium += 1
         images[row, medium:] = 0

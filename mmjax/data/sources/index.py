@@ -6,6 +6,7 @@ found. Files are indexed in parallel, and each is kept as it gets done: what was
 
 from __future__ import annotations
 
+import bisect
 import functools
 import os
 import threading
@@ -50,16 +51,18 @@ class FileIndex:
             with replacing(self._counted) as partial, open(partial, "wb") as file:
                 np.save(file, counts)
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._starts = self.starts.tolist()  # of which items are taken sooner
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return self._starts[-1]
 
     def __getitem__(self, number: int) -> tuple[str, Any]:
         """The file of record `number`, and its row of the file's array."""
-        if not 0 <= number < len(self):
+        starts = self._starts
+        if not 0 <= number < starts[-1]:
             raise IndexError(f"there are {len(self)} records, and no number {number}")
-        place = int(np.searchsorted(self.starts, number, side="right")) - 1
-        return self._paths[place], self._open(place)[number - int(self.starts[place])]
+        place = bisect.bisect_right(starts, number) - 1
+        return self._paths[place], self._open(place)[number - starts[place]]
 
     @property
     def files(self) -> int:

@@ -21,8 +21,21 @@ from mmjax.data.sources.index import FileIndex
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jp2", "avif")
 
-SAMPLE = np.dtype([(f"{part}_{what}", "<i8") for part in ("image", "txt", "json") for what in ("offset", "size")])
 MEMBER = np.dtype([("name", "<u8"), ("offset", "<i8"), ("size", "<i8")])
+
+
+class Sample(NamedTuple):
+    """Where the parts of a sample are in its archive; a size of -1: there is none."""
+
+    image_offset: int
+    image_size: int
+    txt_offset: int
+    txt_size: int
+    json_offset: int
+    json_size: int
+
+
+SAMPLE = np.dtype([(name, "<i8") for name in Sample._fields])
 
 
 class Member(NamedTuple):

@@ -11,7 +11,7 @@ from mmjax.data.sources.index import FileIndex
 from mmjax.data.sources.lines import MAX_RECORD, parse_json
 from mmjax.data.sources.options import WebDatasetOptions
 from mmjax.data.sources.reader import IndexedReader, pair_segments, usable_text
-from mmjax.data.sources.tars import scan_samples
+from mmjax.data.sources.tars import Sample, scan_samples
 
 
 class WebDataset(IndexedReader):
@@ -23,25 +23,25 @@ class WebDataset(IndexedReader):
         self._images = self._pictures()
 
     def segments(self, index: int) -> tuple[Segment, ...]:
-        path, sample, what = self._located(index)
-        if sample["image_size"] < 0:
+        path, row, what = self._located(index)
+        sample = Sample(*row.item())
+        if sample.image_size < 0:
             raise DataError(f"{what} has no picture", kind="missing")
-        read = functools.partial(_part, path, *_place(sample, "image"), "image", what)
+        read = functools.partial(_part, path, sample.image_offset, sample.image_size, "image", what)
         text = usable_text(self._text(path, sample, what), what)
         media = self._images.decode_later(read, what)
         return pair_segments([media], text, prompt=self._options.prompt, end_of_chunk=self._options.end_of_chunk)
 
     def _text(self, path, sample, what):
         field = self._options.text
-        part = "txt" if field == "txt" else "json"
-        if sample[f"{part}_size"] < 0:
+        if field == "txt":
+            part, offset, size = "txt", sample.txt_offset, sample.txt_size
+        else:
+            part, offset, size = "json", sample.json_offset, sample.json_size
+        if size < 0:
             raise DataError(f"{what} has no .{part}", kind="empty_text")
-        data = _part(path, *_place(sample, part), part, what)
+        data = _part(path, offset, size, part, what)
         return data if part == "txt" else parse_json(data, f"the .json of {what}").get(field)
-
-
-def _place(sample, part):
-    return int(sample[f"{part}_offset"]), int(sample[f"{part}_size"])
 
 
 def _part(path, offset, size, part, what):
