@@ -110,7 +110,7 @@ def read_prefix(
             )
             return {**kept, "media": looked} if kept else kept
 
-        cache = cache.replace(blocks=last(cache.blocks, 3), tail=last(cache.tail, 2))
+        cache = cache.replace(blocks=last(cache.blocks, 2), tail=last(cache.tail, 1))
     return Prefix(SharedPrefix(cache, segments), jnp.max(prefix.next_position), pictures)
 
 

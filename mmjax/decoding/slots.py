@@ -193,7 +193,7 @@ def _laid_out(slots: Slots) -> Slots:
     """The cache by rows and heads over the mesh, all else whole on each device, before and after every program."""
 
     def lie(leaf, axis):
-        heads = leaf.ndim - 3 if leaf.ndim == axis + 4 else None
+        heads = leaf.ndim - 2 if leaf.ndim == axis + 4 else None
         return constrain(
             leaf, *("batch" if place == axis else "kv_heads" if place == heads else None for place in range(leaf.ndim))
         )

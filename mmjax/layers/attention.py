@@ -11,7 +11,7 @@ import numpy as np
 
 from mmjax.core.arrays import Array, Float, Int
 from mmjax.core.errors import ConfigError
-from mmjax.layers.cache import HeldKeyValue, KeyValue, Meeting
+from mmjax.layers.cache import KeyValue, Meeting
 from mmjax.layers.linear import Linear, Norm
 from mmjax.ops.attention import AttentionShards, Keys, attention, attention_over
 from mmjax.ops.masks import AttentionMask
@@ -126,12 +126,12 @@ class Attention(nn.Module):
         mask: AttentionMask | None = None,
         positions: Int[Array, "B T"] | Int[Array, "B T axes"] | None = None,
         extra: KeyValue | None = None,
-        cache: HeldKeyValue | None = None,
+        cache: KeyValue | None = None,
         meeting: Meeting | None = None,
         layer: Int[Array, ""] | None = None,
-        shared: HeldKeyValue | None = None,
+        shared: KeyValue | None = None,
         shared_mask: AttentionMask | None = None,
-    ) -> tuple[Float[Array, "B T D"], HeldKeyValue]:
+    ) -> tuple[Float[Array, "B T D"], KeyValue]:
         """Returns the output and the keys and values that were attended to (the updated cache, if there is one)."""
         config = self.config
         query = _qk_norm(
@@ -141,15 +141,13 @@ class Attention(nn.Module):
             query = apply_rope(query, positions, self.rope_frequencies, self.rope_sections)
         query = constrain(query, *self.query_axes)
         if memory is None:
-            kept, pair = cache, cache.to_see()
+            kept = pair = cache
         else:
             turned_by = (positions, self.rope_frequencies, self.rope_sections)
-            pair = _key_value(config, memory, *turned_by, self.rows, self.dtype)
+            kept = pair = _key_value(config, memory, *turned_by, self.rows, self.dtype)
             if extra is not None:
-                pair = extra.before(pair)
-            if meeting is None:
-                kept = pair.to_keep()
-            else:
+                kept = pair = extra.before(pair)
+            if meeting is not None:
                 kept = meeting.write(cache, pair, layer)
                 pair, mask = meeting.attended(cache, kept, pair, layer), meeting.mask
         # Kept only by a caller that asks for the collection: what the attention maps of a report are drawn from.
@@ -163,8 +161,7 @@ class Attention(nn.Module):
                 query, seen.key, seen.value, mask=mask, **settings, shards=_shards(query.shape, self.query_axes)
             )
         else:
-            before = shared.to_see()
-            beside = Keys(before.key.astype(self.dtype), before.value.astype(self.dtype), shared_mask)
+            beside = Keys(shared.key.astype(self.dtype), shared.value.astype(self.dtype), shared_mask)
             y = attention_over(query, (beside, seen), **settings)
         y = constrain(y, *self.query_axes)
         out = Linear(

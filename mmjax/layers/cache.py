@@ -14,52 +14,18 @@ from mmjax.ops.masks import AttentionMask
 
 @flax.struct.dataclass
 class KeyValue:
-    """Keys and values of S places, as they are projected and attended to."""
+    """Keys and values of one layer, or of a stack of layers with a leading axis: what a cache holds."""
 
-    key: Float[Array, "B S G K"]
-    value: Float[Array, "B S G K"]
+    key: Float[Array, "*L B S G K"]
+    value: Float[Array, "*L B S G K"]
 
-    def before(self, other: KeyValue) -> KeyValue:
-        """These, and the others behind them."""
-        return KeyValue(*(jnp.concatenate(pair, axis=1) for pair in zip(_leaves(self), _leaves(other), strict=True)))
-
-    def to_keep(self) -> HeldKeyValue:
-        """The same as a cache holds them."""
-        return HeldKeyValue(*map(_turned, _leaves(self)))
-
-
-@flax.struct.dataclass
-class HeldKeyValue:
-    """Keys and values of one layer, or of a stack of layers with a leading axis: what a cache holds.
-
-    The places of a head stand together, as the products of a head ask for them: XLA would copy all of a cache that is
-    laid out otherwise for them, on CPU in every step.
-    """
-
-    key: Float[Array, "*L B G S K"]
-    value: Float[Array, "*L B G S K"]
-
-    @property
-    def places(self) -> int:
-        """How many places there are, S."""
-        return self.key.shape[-2]
-
-    def of_layer(self, layer: Int[Array, ""] | None) -> HeldKeyValue:
+    def of_layer(self, layer: Int[Array, ""] | None) -> KeyValue:
         """Those of one layer of a stack; without `layer`, itself."""
         return self if layer is None else jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, 0, False), self)
 
-    def to_see(self) -> KeyValue:
-        """Those of one layer, to be attended to."""
-        return KeyValue(*map(_turned, _leaves(self)))
-
-
-def _leaves(pair):
-    return pair.key, pair.value
-
-
-def _turned(x):
-    """The axes of places and heads in each other's place."""
-    return jnp.swapaxes(x, 1, 2)
+    def before(self, other: KeyValue) -> KeyValue:
+        """These, and the others behind them."""
+        return jax.tree.map(lambda *pair: jnp.concatenate(pair, axis=1), self, other)
 
 
 @flax.struct.dataclass
@@ -78,31 +44,28 @@ class Meeting:
     sources: Int[Array, "B S"] | None = None
     attends: Literal["own", "cache", "both"] = flax.struct.field(pytree_node=False, default="own")
 
-    def write(self, cache: HeldKeyValue, pair: KeyValue, layer: Int[Array, ""] | None) -> HeldKeyValue:
+    def write(self, cache: KeyValue, pair: KeyValue, layer: Int[Array, ""] | None) -> KeyValue:
         """The cache (or the stack of which it is one layer) with the tokens' keys and values in their places."""
-        both = zip(_leaves(cache), _leaves(pair), strict=True)
-        return HeldKeyValue(*(self._written(held, new.astype(held.dtype), layer) for held, new in both))
+        return jax.tree.map(lambda held, new: self._written(held, new.astype(held.dtype), layer), cache, pair)
 
-    def attended(
-        self, before: HeldKeyValue, after: HeldKeyValue, pair: KeyValue, layer: Int[Array, ""] | None
-    ) -> KeyValue:
+    def attended(self, before: KeyValue, after: KeyValue, pair: KeyValue, layer: Int[Array, ""] | None) -> KeyValue:
         """Of the cache before and after the tokens were written, and of their own: what is attended to."""
         if self.attends == "own":
             return pair
         if self.attends == "cache":
-            return after.of_layer(layer).to_see()
-        held = jax.tree.map(lambda old, new: old.astype(new.dtype), before.of_layer(layer).to_see(), pair)
+            return after.of_layer(layer)
+        held = jax.tree.map(lambda old, new: old.astype(new.dtype), before.of_layer(layer), pair)
         return held.before(pair)
 
     def _written(self, held, new, layer):
         stacked = () if layer is None else (layer,)
         if self.places is not None:
             rows = jnp.arange(len(new))[:, None]
-            return held.at[(*stacked, rows, slice(None), self.places)].set(new, mode="drop")
+            return held.at[(*stacked, rows, self.places)].set(new, mode="drop")
         if self.sources is not None:
             there = held if layer is None else jax.lax.dynamic_index_in_dim(held, layer, 0, False)
-            new = merge(_turned(there), new, self.sources)
-        new, start = _turned(new), (*stacked, *(0,) * new.ndim)
+            new = merge(there, new, self.sources)
+        start = (*stacked, *(0,) * new.ndim)
         return jax.lax.dynamic_update_slice(held, new.reshape((1,) * len(stacked) + new.shape), start)
 
 

@@ -227,8 +227,8 @@ def _cache(run: RunConfig, model: nn.Module, mesh: Mesh, serving: ServingShape) 
     cache = jax.eval_shape(lambda: empty_cache(model.config.decoder, cross, dtype=run.dtype, **shapes))
 
     def place(leaf):
-        axes = {2: ("batch", None), 4: ("batch", "kv_heads", None, None)}
-        names = axes.get(leaf.ndim, ("layers", "batch", "kv_heads", None, None))
+        axes = {2: ("batch", None), 4: ("batch", None, "kv_heads", None)}
+        names = axes.get(leaf.ndim, ("layers", "batch", None, "kv_heads", None))
         return jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, partition_spec(leaf.shape, names, mesh))
         )

@@ -246,6 +246,6 @@ def test_a_mesh_writes_the_same(expected):
     scheduler.turn()
     key = scheduler._slots.writing.cache.blocks["text"]["self_0"].key
     # Slots over the batch axes, heads over tensor.
-    assert key.sharding.shard_shape(key.shape) == (key.shape[0], 1, 1, LENGTH, 8)
+    assert key.sharding.shard_shape(key.shape) == (key.shape[0], 1, LENGTH, 1, 8)
     scheduler.run()
     check(replies, [expected[number] for number in mixed])

@@ -22,7 +22,7 @@ import numpy as np
 from mmjax.core.arrays import Array, Bool, Float, Int
 from mmjax.core.errors import ConfigError
 from mmjax.layers.attention import Attention
-from mmjax.layers.cache import HeldKeyValue, Meeting
+from mmjax.layers.cache import KeyValue, Meeting
 from mmjax.layers.embedding import lookup
 from mmjax.layers.linear import Norm, by_outputs
 from mmjax.layers.mlp import MLP
@@ -101,9 +101,9 @@ class _Kept:
     at before, and of a shared prefix and its media. `layer`: its number in the stack that its text's cache is in."""
 
     layer: Int[Array, ""] | None = None
-    media: dict[str, HeldKeyValue] = flax.struct.field(default_factory=dict)
-    shared_text: dict[str, HeldKeyValue] = flax.struct.field(default_factory=dict)
-    shared_media: dict[str, HeldKeyValue] = flax.struct.field(default_factory=dict)
+    media: dict[str, KeyValue] = flax.struct.field(default_factory=dict)
+    shared_text: dict[str, KeyValue] = flax.struct.field(default_factory=dict)
+    shared_media: dict[str, KeyValue] = flax.struct.field(default_factory=dict)
 
 
 def alibi_slopes(heads: int) -> Float[np.ndarray, "H"]:
@@ -124,8 +124,8 @@ class DecoderBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], context: Any, cache: HeldKeyValue | None, kept: Any
-    ) -> tuple[Float[Array, "B T D"], HeldKeyValue | None, HeldKeyValue | None]:
+        self, x: Float[Array, "B T D"], context: Any, cache: KeyValue | None, kept: Any
+    ) -> tuple[Float[Array, "B T D"], KeyValue | None, KeyValue | None]:
         """The output, the cache of the text, and the keys and values of the media."""
         config = self.config
         seen = None
@@ -459,8 +459,8 @@ def empty_cache(
     plan = plan_depth(config, cross)
 
     def pair(leading, places, attention):
-        shape = (*leading, batch, attention.groups, places, attention.head_width)
-        return HeldKeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+        shape = (*leading, batch, places, attention.groups, attention.head_width)
+        return KeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
     places = places_by_kind(config.windows, length)
 

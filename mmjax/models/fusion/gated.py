@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from mmjax.core.arrays import Array, Float
 from mmjax.core.errors import ConfigError
 from mmjax.layers.attention import Attention, AttentionConfig
-from mmjax.layers.cache import HeldKeyValue
+from mmjax.layers.cache import KeyValue
 from mmjax.layers.linear import Norm
 from mmjax.layers.mlp import MLP, Activation
 from mmjax.layers.parameters import parameter
@@ -73,11 +73,11 @@ class GatedCrossAttention(nn.Module):
         x: Float[Array, "B T D"],
         media: Float[Array, "B S E"] | None,
         mask: AttentionMask,
-        cache: HeldKeyValue | None = None,
+        cache: KeyValue | None = None,
         *,
-        shared: HeldKeyValue | None = None,
+        shared: KeyValue | None = None,
         shared_mask: AttentionMask | None = None,
-    ) -> tuple[Float[Array, "B T D"], HeldKeyValue]:
+    ) -> tuple[Float[Array, "B T D"], KeyValue]:
         """Attends to `media`, or to a cache of its keys and values; returns the text and those keys and values.
 
         shared: keys and values of media of one row, which all rows may look at besides.
@@ -85,8 +85,8 @@ class GatedCrossAttention(nn.Module):
         config = self.config
         seen = None
         if config.mlp_skips_unseen or config.unseen_attends_all:
-            grids = [mask.dense(x.shape[1], cache.places if media is None else media.shape[1])]
-            grids += [] if shared is None else [shared_mask.dense(x.shape[1], shared.places)]
+            grids = [mask.dense(x.shape[1], (cache.key if media is None else media).shape[1])]
+            grids += [] if shared is None else [shared_mask.dense(x.shape[1], shared.key.shape[1])]
             seen = functools.reduce(jnp.logical_or, (jnp.any(grid, axis=-1, keepdims=True) for grid in grids))
             if config.unseen_attends_all:
                 mask, *further = (AttentionMask(allowed=grid | ~seen) for grid in grids)
