@@ -316,7 +316,8 @@ def _orientation(data):
             break
         if marker == _APP1 and data.startswith((b"Exif\0", b"http://ns.adobe.com/xap/"), place + 4):
             return _exif_orientation(data)
-        place += 2 + (data[place + 2] << 8 | data[place + 3] or 2)
+        length = data[place + 2] << 8 | data[place + 3]
+        place += 2 + (length if length > 2 else 2)
     return 1
 
 

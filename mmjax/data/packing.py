@@ -120,12 +120,11 @@ class PackedRows:
     def find(self, rows: Int[np.ndarray, " B"]) -> FoundRows:
         """Some rows of the endless sequence of epochs."""
         epochs, numbers = np.divmod(rows, self.rows)
+        blocks, within = np.divmod(numbers, _SOUGHT_AT_ONCE)
         places = np.empty(len(rows), np.int64)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            for block in np.unique(numbers[here] // _SOUGHT_AT_ONCE).tolist():
-                within = here & (numbers // _SOUGHT_AT_ONCE == block)
-                places[within] = self._places(epoch, block)[numbers[within] % _SOUGHT_AT_ONCE]
+        for epoch, block in set(zip(epochs.tolist(), blocks.tolist(), strict=True)):
+            here = (epochs == epoch) & (blocks == block)
+            places[here] = self._places(epoch, block)[within[here]]
         return FoundRows(epochs, places, self._images[places].astype(np.int64))
 
     def __getitem__(self, row: int) -> PlannedRow:
